@@ -1,0 +1,59 @@
+# The tasks of this project. Every target does its own set-up when it is missing; `make` lists them.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh infra/uv.lock
+	@PYTHON=$(PYTHON) infra/setup.sh
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Make .venv from the lock
+
+.PHONY: run
+run: $(READY) ## Run the whole pipeline on this machine (ARGS="--profile atlas --data DIR" and more)
+	@$(BIN)/fusion run $(ARGS)
+
+.PHONY: test
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style and likely mistakes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(READY) ## Put the code into its format
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+.PHONY: types
+types: $(READY) ## Check the types
+	@$(BIN)/mypy
+
+.PHONY: compile
+compile: $(READY) ## Compile the pipeline for Kubeflow
+	@$(BIN)/fusion compile
+
+.PHONY: ui
+ui: $(READY) ## Open the MLflow page on the local store
+	@$(BIN)/fusion ui $(ARGS)
+
+.PHONY: lock
+lock: ## Resolve the dependencies of pyproject.toml anew
+	@infra/lock.sh
+
+.PHONY: clean
+clean: ## Remove .venv and caches; runs/ with its models only with RUNS=1
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ "$(RUNS)" = 1 ]; then rm -rf runs; elif [ -d runs ]; then echo "kept runs/ (make clean RUNS=1 removes it)"; fi

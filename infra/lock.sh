@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Write requirements.lock and requirements-cuda.lock from pyproject.toml (`make lock`).
+#
+# The lock names torch without a local version and lists the hashes of both builds of it: the index's CUDA build, and
+# the CPU build that pip's find-links offer, where this runs on a machine that has one. What only the CUDA build needs
+# stands in requirements-cuda.lock, which `make setup` installs if that is the build that pip chose.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-.venv/bin/python}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$python" -m venv "$scratch/uv"
+"$scratch/uv/bin/pip" install --quiet uv==0.13.9
+compile() {
+    "$scratch/uv/bin/uv" pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 \
+        --group dev "$@" pyproject.toml
+}
+
+find_links=$("$python" -m pip config get :env:.find-links 2>/dev/null || "$python" -m pip config get global.find-links 2>/dev/null || true)
+[ -n "$find_links" ] || { echo "no pip find-links with a CPU build of torch; its hash would be missing" >&2; exit 2; }
+[ -f requirements.lock ] && sed 's/ *\\$//; /--hash/d' requirements.lock requirements-cuda.lock | sed 's/^torch==.*/torch==2.13.0/' >"$scratch/pins.txt"
+[ -f "$scratch/pins.txt" ] || : >"$scratch/pins.txt"
+
+UV_FIND_LINKS=$find_links compile --constraint "$scratch/pins.txt" --output-file "$scratch/cpu.lock"
+env -u UV_FIND_LINKS bash -c "$(declare -f compile); scratch=$scratch; compile --constraint $scratch/pins.txt --output-file $scratch/cuda.lock"
+
+"$python" infra/merge_locks.py "$scratch/cpu.lock" "$scratch/cuda.lock"
