@@ -1,0 +1,72 @@
+"""The three-loss objective: L2, image gradient and perceptual differences, and their weighted sum.
+
+Source: the poster, and Zhou, Xu, Zhang (arXiv 2212.04661, 2022): L = L2 + 0.2 gradient + 0.2 perceptual.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.errors import InputError
+from model.vgg import FeatureStack
+
+TERMS = ("total", "l2", "gradient", "perceptual")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each term counts in the sum; a weight of 0 leaves the term out and its cost with it."""
+
+    l2: float = 1.0
+    gradient: float = 0.2
+    perceptual: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.l2, self.gradient, self.perceptual) < 0 or self.l2 + self.gradient + self.perceptual <= 0:
+            raise InputError(f"loss weights must be at least 0 and not all 0, got {self}")
+
+
+def l2_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean squared error of images (N, 1, H, W)."""
+    return F.mse_loss(prediction, target)
+
+
+def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean of (|gx(p)| - |gx(t)|)^2 plus the same in y, with 3x3 Sobel filters on the valid region of (N, 1, H, W)."""
+    return F.mse_loss(_sobel(prediction).abs(), _sobel(target).abs()) * 2
+
+
+def _sobel(image: Tensor) -> Tensor:
+    gx = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    return F.conv2d(image, torch.stack((gx, gx.T))[:, None])
+
+
+def perceptual_loss(prediction: Tensor, target: Tensor, features: FeatureStack) -> Tensor:
+    """The sum over the stack's taps of the mean squared difference of features; the target's carry no gradient."""
+    with torch.no_grad():
+        wanted = features(target)
+    return torch.stack([F.mse_loss(p, t) for p, t in zip(features(prediction), wanted, strict=True)]).sum()
+
+
+class FusionLoss(nn.Module):
+    """The weighted sum of the three losses, with each term beside it."""
+
+    def __init__(self, weights: LossWeights, features: FeatureStack) -> None:
+        super().__init__()
+        self.weights = weights
+        self.features = features
+
+    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The scalars `total`, `l2`, `gradient` and `perceptual` (unweighted terms) for images (N, 1, H, W)."""
+        weights, zero = self.weights, prediction.new_zeros(())
+        terms = {
+            "l2": l2_loss(prediction, target) if weights.l2 else zero,
+            "gradient": gradient_loss(prediction, target) if weights.gradient else zero,
+            "perceptual": perceptual_loss(prediction, target, self.features) if weights.perceptual else zero,
+        }
+        total = (
+            weights.l2 * terms["l2"] + weights.gradient * terms["gradient"] + weights.perceptual * terms["perceptual"]
+        )
+        return {"total": total, **terms}

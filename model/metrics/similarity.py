@@ -1,0 +1,75 @@
+"""Measures of how like a source the fused image is, pixel by pixel (PSNR) and in local structure (SSIM)."""
+
+import torch
+from torch import Tensor
+
+from model.errors import InputError
+
+WINDOW = 11
+SIGMA = 1.5
+LUMINANCE_CONSTANT = 0.01**2
+CONTRAST_CONSTANT = 0.03**2
+
+
+def psnr(fused: Tensor, source: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio, -10 log10(mean((fused - source)^2)), peak 1.
+
+    Two (N, 1, H, W) in [0, 1], on floats without rounding, give (N,) in decibels, from 0 to infinity, higher is
+    better. Identical images give infinity, which is the limit and not an error; JSON has no word for it, so whoever
+    writes JSON must. Raises InputError if the shapes are wrong.
+    Source: the definition of the mean squared error in decibels; as scikit-image's peak_signal_noise_ratio.
+    """
+    check_shapes(fused, source)
+    error = (fused.double() - source.double()).square().mean((1, 2, 3))
+    return -10 * error.log10()
+
+
+def ssim(fused: Tensor, source: Tensor) -> Tensor:
+    """Structural similarity: the mean over the image, less a border of 5 pixels, of
+    (2 m_x m_y + C1)(2 s_xy + C2) / ((m_x^2 + m_y^2 + C1)(s_x^2 + s_y^2 + C2)), C1 = 0.01^2, C2 = 0.03^2.
+
+    The means m and (co)variances s are local, under a Gaussian window of 11x11 pixels with sigma 1.5 that lies wholly
+    inside the image. Two (N, 1, H, W) in [0, 1], on floats without rounding, give (N,) in [-1, 1], no unit, higher is
+    better; identical images give 1. Raises InputError if the shapes are wrong or a side is below 11 pixels.
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
+    similarity", IEEE Trans. Image Processing 13(4), 2004, equation 13.
+    """
+    check_shapes(fused, source)
+    height, width = fused.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise InputError(
+            f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, not {width}x{height}; leave ssim out or enlarge"
+        )
+    x, y = fused.double(), source.double()
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _window_mean(torch.cat([x, y, x * x, y * y, x * y], dim=1)).unbind(1)
+    variance_x, variance_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
+    covariance = mean_xy - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + LUMINANCE_CONSTANT) * (2 * covariance + CONTRAST_CONSTANT)
+    bound = (mean_x * mean_x + mean_y * mean_y + LUMINANCE_CONSTANT) * (variance_x + variance_y + CONTRAST_CONSTANT)
+    return (likeness / bound).mean((1, 2))
+
+
+def check_shapes(*images: Tensor) -> None:
+    """Raise InputError unless all are floating-point batches (N, 1, H, W) of one shape with at least one pixel."""
+    for image in images:
+        if image.ndim != 4 or image.shape[1] != 1 or 0 in image.shape:
+            raise InputError(f"a measure takes images of shape (N, 1, H, W), not {tuple(image.shape)}; reshape them")
+        if image.shape != images[0].shape:
+            shapes = " and ".join(str(tuple(shape)) for shape in (images[0].shape, image.shape))
+            raise InputError(f"a measure takes images of one shape, not {shapes}; resample or crop one of them")
+        if not image.is_floating_point():
+            raise InputError(f"a measure takes floats in [0, 1], not {image.dtype}; divide 8-bit images by 255")
+
+
+def _window_mean(maps: Tensor) -> Tensor:
+    # Shifted sums beat conv2d four times over here: in float64 the CPU has no fast convolution.
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
+    taps = (weights / weights.sum()).tolist()
+    for dim in (-2, -1):
+        length = maps.shape[dim] - WINDOW + 1
+        total = maps.narrow(dim, 0, length) * taps[0]
+        for offset, tap in enumerate(taps[1:], start=1):
+            total.add_(maps.narrow(dim, offset, length), alpha=tap)
+        maps = total
+    return maps

@@ -1,0 +1,100 @@
+"""The attention-based multi-scale network: encoder, decoder, and the exact fast form of its forward pass.
+
+Source: Zhou, Xu, Zhang, "An Attention-based Multi-Scale Feature Learning Network for Multimodal Medical Image Fusion"
+(arXiv 2212.04661, 2022).
+"""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Statistics = Literal["batch", "image", "stored"]
+
+CHANNELS = 64
+DILATIONS = (1, 3, 5)
+MOMENTUM = 0.1
+
+
+def attention(x: Tensor) -> Tensor:
+    """The pixel attention P(x) = ReLU(up2(avg2(x))); (N, C, H, W) to the same shape, H and W even."""
+    return F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="nearest").relu()
+
+
+class Encoder(nn.Module):
+    """The feature extractor: one image (N, 1, H, W) to its encoding (N, 64, H, W); H and W even.
+
+    Shallow features s, three dilated convolutions reduced to 64 channels, and DILRAN, the dilated residual attention
+    block, whose one convolution is applied once, twice and three times. One BatchNorm serves both normalisations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(1, CHANNELS, 1)
+        self.dilated = nn.ModuleList([nn.Conv2d(CHANNELS, CHANNELS, 3, padding=d, dilation=d) for d in DILATIONS])
+        self.reduce = nn.Conv2d(CHANNELS * len(DILATIONS), CHANNELS, 1)
+        self.norm = nn.BatchNorm2d(CHANNELS, momentum=MOMENTUM)
+        self.residual = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+
+    def forward(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Encode images (N, 1, H, W); `statistics` says whose mean and variance BatchNorm uses.
+
+        "batch": those of the batch, and the stored ones follow (training); "image": those of each image alone, as in
+        the published figures; "stored": the running ones.
+        """
+        shallow, scales = self._shallow_and_scales(x)
+        m = self._normalise(scales, statistics)
+        once = self.residual(m)
+        twice = self.residual(once)
+        k = once + twice + self.residual(twice)
+        d = self._normalise(m + attention(m) * k, statistics)
+        return shallow + attention(shallow) * d
+
+    def _shallow_and_scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shallow features and reduced multi-scale features, both (N, 64, H, W).
+
+        Shallow channel i is x + w_i (p x) + b_i p with p = P(x), so all that follows up to the BatchNorm is linear in
+        the three maps (x, p x, p). The dilated convolutions and the 1x1 reduction collapse, without approximation, to
+        three convolutions of those maps: 21 times fewer multiplications.
+        """
+        p = attention(x)
+        maps = torch.cat((x, p * x, p), dim=1)
+        w, b = self.lift.weight.flatten(), _bias(self.lift)
+        mixing = torch.stack((torch.ones_like(b), w, b), dim=1)
+        shallow = F.conv2d(maps, mixing[:, :, None, None])
+        scales = _bias(self.reduce)[None, :, None, None]
+        reductions = self.reduce.weight[:, :, 0, 0].chunk(len(DILATIONS), dim=1)
+        for dilation, convolution, reduction in zip(DILATIONS, self.dilated, reductions, strict=True):
+            kernel = torch.einsum("or,rikl,im->omkl", reduction, convolution.weight, mixing)
+            bias = reduction @ _bias(convolution)
+            scales = scales + F.conv2d(maps, kernel, bias, padding=dilation, dilation=dilation)
+        return shallow, scales
+
+    def _normalise(self, x: Tensor, statistics: Statistics) -> Tensor:
+        norm = self.norm
+        if statistics == "image":
+            return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+        mean, variance, learn = norm.running_mean, norm.running_var, statistics == "batch"
+        return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=learn, momentum=MOMENTUM, eps=norm.eps)
+
+
+def _bias(convolution: nn.Module) -> Tensor:
+    return cast(Tensor, convolution.bias)
+
+
+class FusionNetwork(nn.Module):
+    """Encoder and decoder (216,001 parameters): trained to reconstruct single images, fused between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.decoder = nn.Sequential(
+            nn.Conv2d(CHANNELS, 64, 3, padding=1),
+            nn.Conv2d(64, 32, 3, padding=1),
+            nn.Conv2d(32, 1, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, statistics: Statistics = "batch") -> Tensor:
+        """Reconstruct images (N, 1, H, W) in [0, 1]; the output is not clamped."""
+        return cast(Tensor, self.decoder(self.encoder(x, statistics)))

@@ -1,0 +1,140 @@
+"""Feature stacks for the perceptual loss: pretrained VGG layers with checked weights, or a fixed random stack."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.errors import InputError
+
+# Name -> (address in the model zoo, first hex digits of the file's SHA-256, which are also in its name).
+MODEL_ZOO = {
+    "vgg16-bn": ("https://download.pytorch.org/models/vgg16_bn-6c64b313.pth", "6c64b313"),
+    "vgg19": ("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d"),
+}
+STACKS = ("random", *MODEL_ZOO)
+
+# Layers by torchvision's indices: a convolution's number and width, "norm", "relu", "pool", or "tap".
+_PLAIN = ((0, 64), "relu", (2, 64), "relu", "tap", "pool", (5, 128), "relu", (7, 128), "relu", "tap", "pool", (10, 256),
+          "relu", "tap")  # fmt: skip
+_WITH_NORM = ((0, 64), "norm", "relu", (3, 64), "norm", "relu", "tap", "pool", (7, 128), "norm", "relu", (10, 128),
+              "norm", "relu", "tap", "pool", (14, 256), "norm", "relu", (17, 256), "norm", "relu", (20, 256), "norm",
+              "tap")  # fmt: skip
+_RANDOM = ((0, 16), "relu", "tap", "pool", (1, 32), "relu", "tap", "pool", (2, 64), "relu", "tap")
+_RANDOM_SEED = 3407
+
+
+class FeatureStack(nn.Module):
+    """A frozen stack of convolutions that gives the features at its three taps.
+
+    Grey input (N, 1, H, W) in [0, 1] is repeated to three channels, without ImageNet normalisation, as the published
+    experiment did.
+    """
+
+    def __init__(self, name: str, layout: tuple[str | tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.name = name
+        self.features = nn.ModuleDict()
+        self._order: list[str] = []
+        channels, number = 3, 0
+        for layer in layout:
+            if isinstance(layer, tuple):
+                number, width = layer
+                self._append(str(number), nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+            elif layer == "norm":
+                self._append(str(number + 1), nn.BatchNorm2d(channels))
+            else:
+                self._order.append(layer)
+        self.eval().requires_grad_(False)
+
+    def _append(self, name: str, module: nn.Module) -> None:
+        self.features[name] = module
+        self._order.append(name)
+
+    def train(self, mode: bool = True) -> "FeatureStack":
+        """Stay in evaluation mode whatever the caller asks: the features never adapt."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The features at each tap, finest first."""
+        x, taps = image.expand(-1, 3, -1, -1), []
+        for step in self._order:
+            if step == "tap":
+                taps.append(x)
+            elif step == "relu":
+                x = x.relu()
+            elif step == "pool":
+                x = nn.functional.max_pool2d(x, 2)
+            else:
+                x = self.features[step](x)
+        return taps
+
+
+def feature_stack(source: str) -> FeatureStack:
+    """The stack named "random", "vgg16-bn" or "vgg19", or the one whose torchvision weights lie in a safetensors file.
+
+    The VGG weights come from the cache or the model zoo, their checksum verified. Raises InputError if they cannot be
+    had or do not fit; nothing else is ever used in their place.
+    """
+    if source == "random":
+        return _random_stack()
+    if source in MODEL_ZOO:
+        return _load(_fetch(source), source)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"no feature stack {source!r}: give {', '.join(STACKS)}, or the path of a VGG safetensors file"
+        )
+    return _load(path, path.stem)
+
+
+def _random_stack() -> FeatureStack:
+    stack = FeatureStack("random", _RANDOM)
+    generator = torch.Generator().manual_seed(_RANDOM_SEED)
+    for convolution in stack.features.values():
+        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(convolution.bias)
+    return stack
+
+
+def _load(path: Path, name: str) -> FeatureStack:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no readable safetensors file ({error}); fetch it again") from None
+    stack = FeatureStack(name, _WITH_NORM if "features.1.running_mean" in weights else _PLAIN)
+    wanted = stack.state_dict()
+    absent = [key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape]
+    if absent:
+        raise InputError(f"{path} holds no VGG16 or VGG19 features: {absent[0]} is missing or of another shape")
+    stack.load_state_dict({key: weights[key] for key in wanted})
+    return stack
+
+
+def _fetch(name: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "atlas-fusion"
+    target = cache / f"{name}.safetensors"
+    if target.is_file():
+        return target
+    address, checksum = MODEL_ZOO[name]
+    cache.mkdir(parents=True, exist_ok=True)
+    download, partial = cache / address.rpartition("/")[2], cache / f".{name}.{os.getpid()}"
+    try:
+        torch.hub.download_url_to_file(address, str(download), hash_prefix=checksum, progress=False)
+        weights = torch.load(download, map_location="cpu", weights_only=True)
+        save_file({key: value for key, value in weights.items() if key.startswith("features.")}, partial)
+        partial.replace(target)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot fetch the {name} weights from {address} ({error}); pass --perceptual with the path of a VGG"
+            " safetensors file, or --perceptual random"
+        ) from None
+    finally:
+        download.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    return target

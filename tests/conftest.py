@@ -1,0 +1,49 @@
+"""What several test files share: where the real atlas lies if it is there, and small packed datasets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real atlas, published weights and golden values; tests that need it skip without it."""
+    if not (SHARED / "vectors").is_dir():
+        pytest.skip("needs the folder `shared` beside the project (real atlas and golden values)")
+    return SHARED
+
+
+def blobs(count: int, size: int, seed: int) -> np.ndarray:
+    """Smooth, non-constant uint8 images (count, 2, size, size)."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.random((count, 2, size // 8 + 1, size // 8 + 1))
+    fine = np.kron(coarse, np.ones((8, 8)))[..., :size, :size] * 200 + generator.random((count, 2, size, size)) * 55
+    return fine.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed dataset of 64x64 images: 6 training, 2 validation and 2 test pairs of five subjects."""
+    folder = tmp_path_factory.mktemp("packed")
+    subjects = {"train": ["1", "2", "3"], "validation": ["4"], "test": ["5"]}
+    splits = {
+        split: [{"name": f"{s}{n:03d}", "subject": s, "slice": n} for s in who for n in (1, 2)]
+        for split, who in subjects.items()
+    }
+    for number, (split, entries) in enumerate(splits.items()):
+        np.save(folder / f"{split}.npy", blobs(len(entries), 64, number))
+    index = {
+        "dataset_version": "0" * 32 + ".dir",
+        "collection": "CT-MRI",
+        "modalities": ["CT", "MRI"],
+        "height": 64,
+        "width": 64,
+        "split": {"by": "subject", "seed": 0},
+        "splits": splits,
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder

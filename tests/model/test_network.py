@@ -1,0 +1,165 @@
+"""The network is the published one, and its fast forward is the literal one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.fuser import Fuser
+from model.images import read_grey
+from model.network import DILATIONS, Encoder, FusionNetwork, attention
+from model.strategies import sfnn_weight
+
+# The published names of the modules that the forward pass uses.
+PUBLISHED = {
+    "fe.conv1": "encoder.lift",
+    "fe.fe.convd1": "encoder.dilated.0",
+    "fe.fe.convd2": "encoder.dilated.1",
+    "fe.fe.convd3": "encoder.dilated.2",
+    "fe.fe.reduce": "encoder.reduce",
+    "fe.fe.bnorm1": "encoder.norm",
+    "fe.fe.dilran.conv_d": "encoder.residual",
+    "recon.recon_conv.0": "decoder.0",
+    "recon.recon_conv.1": "decoder.1",
+    "recon.recon_conv.2": "decoder.2",
+}
+
+
+def literal_encoder(encoder: Encoder, x: Tensor, statistics: str) -> Tensor:
+    """The encoder as the paper draws it, layer by layer."""
+    shallow = x + attention(x) * encoder.lift(x)
+    scales = encoder.reduce(torch.cat([convolution(shallow) for convolution in encoder.dilated], dim=1))
+    m = normalise(encoder, scales, statistics)
+    c = encoder.residual
+    k = c(m) + c(c(m)) + c(c(c(m)))
+    d = normalise(encoder, m + attention(m) * k, statistics)
+    return shallow + attention(shallow) * d
+
+
+def normalise(encoder: Encoder, x: Tensor, statistics: str) -> Tensor:
+    norm = encoder.norm
+    if statistics == "stored":
+        mean, variance = norm.running_mean, norm.running_var
+        mean, variance = mean[None, :, None, None], variance[None, :, None, None]
+    else:
+        axes = (2, 3) if statistics == "image" else (0, 2, 3)
+        mean, variance = x.mean(axes, keepdim=True), x.var(axes, unbiased=False, keepdim=True)
+    return (x - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def network() -> FusionNetwork:
+    torch.manual_seed(0)
+    network = FusionNetwork()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+        network.encoder.norm.running_mean.normal_()
+        network.encoder.norm.running_var.uniform_(0.5, 2)
+    return network
+
+
+def test_the_network_has_exactly_the_parameters_that_the_method_uses():
+    assert sum(parameter.numel() for parameter in FusionNetwork().parameters()) == 216_001
+
+
+def test_attention_pools_upsamples_and_cuts_at_zero():
+    x = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[-1.0, -3.0], [1.0, 1.0]]]])
+    assert attention(x).tolist() == [[[[4.0, 4.0], [4.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]]
+
+
+@pytest.mark.parametrize("statistics", ["batch", "image", "stored"])
+def test_the_fast_encoder_is_the_literal_one(network: FusionNetwork, statistics: str):
+    x = torch.rand(2, 1, 20, 28, generator=torch.Generator().manual_seed(1))
+    fast = network.encoder(x, statistics)
+    assert torch.allclose(
+        fast, literal_encoder(network.encoder, x, statistics), rtol=1e-4, atol=1e-4 * float(fast.abs().max())
+    )
+
+
+def test_the_fast_encoder_has_the_literal_gradients(network: FusionNetwork):
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for forward in (network.encoder, lambda x, s: literal_encoder(network.encoder, x, s)):
+        network.zero_grad()
+        network.decoder(forward(x, "batch")).square().mean().backward()
+        gradients.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    for name, fast in gradients[0].items():
+        # Convolution biases before a BatchNorm have no effect, so their gradient is rounding alone.
+        scale = max(float(gradients[1][name].abs().max()), 1e-3)
+        assert torch.allclose(fast, gradients[1][name], rtol=1e-4, atol=1e-4 * scale), name
+
+
+def test_the_dilated_branches_see_as_far_as_their_dilation():
+    encoder = Encoder().eval()
+    x = torch.zeros(1, 1, 40, 40)
+    touched = x.clone()
+    touched[..., 20, 20] = 1
+    with torch.inference_mode():
+        change = (encoder._shallow_and_scales(touched)[1] - encoder._shallow_and_scales(x)[1]).abs().sum(1)[0]
+    rows = change.sum(1).nonzero().flatten()
+    assert (int(rows.min()), int(rows.max())) == (20 - max(DILATIONS), 21 + max(DILATIONS))
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 16), width=st.integers(1, 16), batch=st.integers(1, 3))
+def test_even_sizes_of_every_kind_keep_their_shape(height: int, width: int, batch: int):
+    x = torch.rand(batch, 1, 2 * height, 2 * width)
+    assert FusionNetwork().eval()(x, "stored").shape == x.shape
+
+
+def test_single_image_statistics_make_an_encoding_independent_of_its_batch(network: FusionNetwork):
+    x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    together = network.encoder(x, "image")
+    alone = torch.cat([network.encoder(image[None], "image") for image in x])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_only_batch_statistics_change_the_stored_ones(network: FusionNetwork):
+    before = network.encoder.norm.running_mean.clone()
+    x = torch.rand(2, 1, 8, 8)
+    for statistics in ("image", "stored"):
+        network.encoder(x, statistics)
+        assert torch.equal(network.encoder.norm.running_mean, before)
+    network.encoder(x, "batch")
+    assert not torch.equal(network.encoder.norm.running_mean, before)
+
+
+def published_network(weights: dict[str, Tensor]) -> FusionNetwork:
+    network = FusionNetwork()
+    renamed = {
+        f"{PUBLISHED[module]}.{leaf}": tensor
+        for module, _, leaf, tensor in ((*name.rpartition("."), tensor) for name, tensor in weights.items())
+        if module in PUBLISHED
+    }
+    network.load_state_dict(renamed)
+    return network
+
+
+def test_published_weights_give_the_published_images(shared):
+    fuser = Fuser(published_network(load_file(shared / "weights" / "dilran_published.safetensors")))
+    reference = np.load(shared / "vectors" / "reference_fused.npz")
+    names = [name for name in reference if name.isdigit()]
+    assert names
+    for name in names:
+        ct, mr = (read_grey(shared / "atlas" / "CT-MRI" / kind / f"{name}.png")[None] for kind in ("CT", "MRI"))
+        fused = (fuser.fuse(ct, mr)[0, 0] * 255).floor().int().numpy()
+        close = np.abs(fused - reference[name].astype(int)) <= 1
+        assert close.mean() > 0.999
+        weight = sfnn_weight(fuser.encode(ct), fuser.encode(mr))
+        assert float(weight) == pytest.approx(float(reference[f"w_ct_{name}"]), abs=1e-3)
+
+
+def test_the_decoder_has_no_activation_between_its_convolutions(network: FusionNetwork):
+    e = torch.randn(1, 64, 8, 8)
+    half = network.decoder(e / 2) - network.decoder(torch.zeros_like(e))
+    assert torch.allclose(2 * half, network.decoder(e) - network.decoder(torch.zeros_like(e)), atol=1e-4)
+
+
+def test_functional_sanity_of_the_upsampling():
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(attention(x)[..., ::2, ::2], F.avg_pool2d(x, 2))
