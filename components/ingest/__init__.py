@@ -1,0 +1,1 @@
+"""Ingest: bring one exact version of a dataset in as files with a manifest."""

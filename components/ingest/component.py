@@ -1,0 +1,35 @@
+"""The ingest step as a pipeline component."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ingest(
+    data: str,
+    data_version: str,
+    phantom_subjects: int,
+    phantom_slices: int,
+    seed: int,
+    code_version: str,
+    dataset: dsl.Output[dsl.Dataset],
+) -> None:
+    """Bring one exact version of the CT-MRI pairs in, with a manifest.
+
+    Args:
+        data: A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.
+        data_version: The version the data must have, as DVC names it; empty accepts any.
+        phantom_subjects: How many subjects the phantom has.
+        phantom_slices: How many slices each phantom subject has.
+        seed: The seed of the phantom.
+        code_version: The version of the code, part of the cache key.
+        dataset: The images, manifest.csv and dataset.json.
+    """
+    from pathlib import Path
+
+    from components.ingest.dataset import ingest
+    from components.ingest.phantom import PhantomConfig
+
+    phantom = PhantomConfig(subjects=phantom_subjects, slices=phantom_slices, seed=seed)
+    dataset.metadata.update(ingest(data, data_version, phantom, Path(dataset.path)))

@@ -1,0 +1,124 @@
+"""Ingest a dataset: copy the pairs of one collection aside, write their manifest, and verify the version asked for."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.ingest.phantom import PhantomConfig, write_phantom
+from components.ingest.version import data_files, file_md5, tree_version
+from components.progress import Progress
+from model.errors import InputError
+
+PHANTOM = "phantom"
+COLLECTION = "CT-MRI"
+MODALITIES = ("CT", "MRI")
+MANIFEST_COLUMNS = ("path", "collection", "modality", "name", "subject", "slice", "bytes", "md5")
+
+_NAME = re.compile(r"^(?P<subject>\w+?)(?P<slice>\d{3})\.png$")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of the collection: its path below the data folder, and what its name says."""
+
+    path: str
+    modality: str
+    subject: str
+    slice: int
+    md5: str
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """The name that the two images of a pair share."""
+        return Path(self.path).stem
+
+
+def ingest(data: str, expected_version: str, phantom: PhantomConfig, target: Path) -> dict[str, object]:
+    """Bring the pairs of `data` (a folder, or "phantom") into the folder `target`, and return its `dataset.json`.
+
+    `target` appears whole or not at all. Raises InputError if the data is missing, misnamed, or not of
+    `expected_version` (empty: any).
+    """
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        if data == PHANTOM:
+            write_phantom(partial, phantom, Progress("ingest"))
+            facts = _write_manifest(partial, partial, data, expected_version)
+        else:
+            facts = _write_manifest(check_folder(Path(data)), partial, data, expected_version)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts
+
+
+def check_folder(folder: Path) -> Path:
+    """Return `folder` if it holds `CT-MRI/CT` and `CT-MRI/MRI` with files in both; raise InputError otherwise."""
+    if not folder.exists():
+        raise InputError(f"no such data folder: {folder}; check --data")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; --data wants the folder that holds {COLLECTION}/CT and {COLLECTION}/MRI")
+    for modality in MODALITIES:
+        images = folder / COLLECTION / modality
+        if not images.is_dir():
+            inside = all((folder / each).is_dir() for each in MODALITIES)
+            remedy = f"give its parent {folder.resolve().parent}" if inside else "see README, section Data"
+            raise InputError(f"{folder} has no folder {COLLECTION}/{modality}; {remedy}")
+        if not any(images.iterdir()):
+            raise InputError(f"{images} is empty; put its PNG slices there")
+    return folder
+
+
+def _write_manifest(source: Path, target: Path, data: str, expected_version: str) -> dict[str, object]:
+    md5s = {path.relative_to(source).as_posix(): file_md5(path) for path in data_files(source)}
+    version = tree_version(md5s.items())
+    if expected_version and version != expected_version:
+        raise InputError(f"{data} is version {version}, not {expected_version}; restore the files or drop the version")
+    images = [
+        _image(source, path, md5) for path, md5 in sorted(md5s.items()) if path.split("/")[:2] in _image_folders()
+    ]
+    if source != target:
+        _copy([path for path in md5s if path.startswith(f"{COLLECTION}/")], source, target)
+    with (target / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(MANIFEST_COLUMNS)
+        writer.writerows(
+            (image.path, COLLECTION, image.modality, image.name, image.subject, image.slice, image.bytes, image.md5)
+            for image in images
+        )
+    facts: dict[str, object] = {
+        "source": data if data == PHANTOM else source.name,
+        "collection": COLLECTION,
+        "modalities": list(MODALITIES),
+        "version": version,
+        "pairs": len({image.name for image in images}),
+        "subjects": len({image.subject for image in images}),
+    }
+    (target / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def _image_folders() -> list[list[str]]:
+    return [[COLLECTION, modality] for modality in MODALITIES]
+
+
+def _image(source: Path, path: str, md5: str) -> Image:
+    match = _NAME.match(Path(path).name)
+    if match is None or path.count("/") != 2:
+        raise InputError(
+            f"{source / path} does not follow <subject><3-digit slice>.png, such as 16003.png; rename or remove it"
+        )
+    return Image(path, path.split("/")[1], match["subject"], int(match["slice"]), md5, (source / path).stat().st_size)
+
+
+def _copy(paths: list[str], source: Path, target: Path) -> None:
+    progress = Progress("ingest")
+    for done, path in enumerate(paths, 1):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / path, target / path)
+        progress(done, len(paths))

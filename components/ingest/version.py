@@ -1,0 +1,37 @@
+"""The version of a data folder: the directory hash that DVC gives the same files."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+def file_md5(path: Path) -> str:
+    """The MD5 of a file's content, as DVC records it."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Every file under a data folder, sorted by relative path; hidden files and folders are none of the data."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+
+
+def tree_version(md5s: Iterable[tuple[str, str]]) -> str:
+    """DVC's directory hash `<md5>.dir` of (relative path, md5) entries: the MD5 of their JSON list sorted by path."""
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s, key=lambda entry: entry[0].split("/"))]
+    return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def folder_version(folder: Path) -> str:
+    """DVC's directory hash of everything in a data folder."""
+    return tree_version((path.relative_to(folder).as_posix(), file_md5(path)) for path in data_files(folder))

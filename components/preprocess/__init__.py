@@ -1,0 +1,1 @@
+"""Preprocess: split validated pairs by subject and pack them into arrays that training maps into memory."""

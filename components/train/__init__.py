@@ -1,0 +1,1 @@
+"""Train: the network, by torchrun, on the packed training subjects."""

@@ -1,0 +1,81 @@
+"""One training process; torchrun starts as many as asked for.
+
+torchrun --standalone --nproc-per-node 2 -m components.train.worker settings.json
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from components.progress import Progress
+from components.train.settings import Settings
+from model.errors import InputError
+from model.fuser import Fuser
+from model.network import FusionNetwork
+from model.pairs import PackedPairs
+from model.training import train
+from model.vgg import feature_stack
+
+
+def main(path: Path) -> None:
+    """Train by the settings file at `path`; rank 0 writes the model folder."""
+    settings = Settings.read(path)
+    torch.use_deterministic_algorithms(True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed.init_process_group("gloo")
+    try:
+        _train(settings)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _train(settings: Settings) -> None:
+    training, validation = (PackedPairs.open(settings.packed, split) for split in ("train", "validation"))
+    # A perceptual weight of 0 never looks at its features, so it must not need weights either.
+    features = feature_stack(settings.perceptual if settings.training.loss.perceptual else "random")
+    curves: list[dict[str, Any]] = []
+    progress, start = Progress("train"), time.monotonic()
+    network = train(
+        settings.training,
+        training,
+        validation,
+        features,
+        on_step=lambda step, steps, loss: progress(step, steps, f"loss {loss:.4f}"),
+        on_epoch=curves.append,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        _save(settings, network, curves, time.monotonic() - start, training.index["dataset_version"], features.name)
+
+
+def _save(
+    settings: Settings, network: FusionNetwork, curves: list[dict[str, Any]], seconds: float, version: str, stack: str
+) -> None:
+    config = settings.training
+    seen = curves[-1]["step"] * config.batch * settings.processes
+    facts = asdict(config) | {
+        "perceptual": stack if config.loss.perceptual else "none",
+        "processes": settings.processes,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(seen / seconds, 2),
+        "dataset_version": version,
+        "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    Fuser(network).save(settings.model)
+    (settings.model / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
+    (settings.model / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except InputError as error:
+        sys.exit(f"InputError: {error}")
