@@ -1,0 +1,201 @@
+"""What MLflow keeps of a judged model: one run with settings, curves, measures and reports, and the model itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.register.gate import HEADLINE, Verdict, image_set, judge, method
+from model.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric
+    from mlflow.models.model import ModelInfo
+
+LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
+SPEEDS = ("seconds", "images_per_second")
+BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
+METRICS_A_REQUEST = 1000
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from beyond what its own folder tells: the profile and the code that ran."""
+
+    profile: str
+    git_commit: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trained model with its evaluation, as the steps before left them in folders.
+
+    `config` names the strategy that was judged, which need not be the one that training saved.
+    """
+
+    folder: Path
+    evaluation: Path
+    config: dict[str, Any]
+    training: dict[str, Any]
+    curves: list[dict[str, Any]]
+    table: dict[str, Any]
+    index: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, evaluation: Path, packed: Path) -> Judged:
+        """Read the folders of model, evaluation and packed dataset.
+
+        Raises InputError if a file is missing or damaged, or the evaluation is of another dataset version.
+        """
+        table, index = _read(evaluation / "table.json"), _read(packed / "index.json")
+        here, there = index["dataset_version"], table["dataset_version"]
+        if here != there:
+            raise InputError(f"{evaluation} judges dataset {there}, but {packed} holds {here}; evaluate again")
+        config, training, curves = (_read(folder / f"{name}.json") for name in ("config", "training", "curves"))
+        config["strategy"] = table["candidate"].removeprefix("network-")
+        return cls(folder, evaluation, config, training, curves, table, index)
+
+    def verdict(self, champion: Mapping[str, Any] | None) -> Verdict:
+        """The gate's verdict on the candidate beside the current champion."""
+        return judge(self.table, champion, {entry["subject"] for entry in self.index["splits"]["train"]})
+
+    def tags(self, origin: Origin) -> dict[str, str]:
+        """The lineage of the model version, for its tags."""
+        chosen = {key: self.training[key] for key in BRIEF if key in self.training}
+        own = method(self.table, self.table["candidate"])
+        return asdict(origin) | {
+            "dataset_version": self.table["dataset_version"],
+            "configuration": json.dumps(self.config | chosen),
+            "seed": str(self.training.get("seed", "")),
+            "test_set": image_set(self.table),
+            HEADLINE: str(own["means"].get(HEADLINE) if own else None),
+        }
+
+
+def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict) -> ModelInfo:
+    """Log everything into the active run, the model last but for the metrics that belong to it."""
+    import mlflow
+
+    mlflow.log_params(_flat(judged.config | {k: v for k, v in judged.training.items() if k not in SPEEDS}))
+    mlflow.log_artifacts(str(judged.evaluation))
+    mlflow.log_artifact(str(judged.folder / "curves.json"))
+    mlflow.log_dict(asdict(verdict), "gate.json")
+    client.log_inputs(run_id, [_dataset(judged)])
+    logged = _log_model(judged)
+    # After the model: MLflow would fetch the history of every earlier metric, one request each, to copy it.
+    metrics = _metrics(judged, str(logged.model_id))
+    for start in range(0, len(metrics), METRICS_A_REQUEST):
+        client.log_batch(run_id, metrics[start : start + METRICS_A_REQUEST])
+    return logged
+
+
+def card(judged: Judged, verdict: Verdict) -> str:
+    """The model version's description in Markdown: the verdict, what it learned from, and its measures."""
+    table, training, splits = judged.table, judged.training, judged.index["splits"]
+    own, rows = method(table, table["candidate"]), [method(table, name) for name in ("average", "maximum")]
+    shown = [row for row in (own, *rows) if row]
+    subjects = {name: len({entry["subject"] for entry in entries}) for name, entries in splits.items()}
+    lines = [
+        f"**{'Champion' if verdict.promoted else 'Challenger'}**: {verdict.reason}.",
+        "",
+        f"- Data: {judged.index['collection']} `{table['dataset_version']}`, trained on {len(splits['train'])} pairs of"
+        f" {subjects['train']} subjects, judged on {len(table['pairs'])} pairs of {subjects['test']}",
+        f"- Training: {training.get('epochs')} epochs, seed {training.get('seed')},"
+        f" perceptual features `{training.get('perceptual')}`",
+        f"- Fusion: `{judged.config.get('strategy')}`, BatchNorm statistics `{judged.config.get('batchnorm')}`",
+        "",
+        "| Measure | " + " | ".join(row["title"] for row in shown) + " |",
+        "|---|" + "---:|" * len(shown),
+    ]
+    for column in table["measures"]:
+        values = [row["means"].get(column["name"]) for row in shown]
+        cells = ["-" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"| {column['title']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _log_model(judged: Judged) -> ModelInfo:
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    import model
+    from model.fuser import CONFIG_FILE, Fuser
+
+    stack = {"type": np.dtype(np.float32), "shape": (-1, -1, -1)}
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(name="ct", **stack), TensorSpec(name="mri", **stack)]),
+        outputs=Schema([TensorSpec(**stack)]),
+        params=ParamSchema([ParamSpec("strategy", "string", judged.config["strategy"])]),
+    )
+    ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser"))
+        (folder / CONFIG_FILE).write_text(json.dumps(judged.config, indent=2) + "\n")
+        Fuser.load(folder)
+        return mlflow.pyfunc.log_model(
+            name="fuser",
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={"fuser": str(folder)},
+            code_paths=[str(Path(model.__file__).parent)],
+            signature=signature,
+            input_example={"ct": ramp, "mri": ramp.transpose(0, 2, 1).copy()},
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in LIBRARIES],
+        )
+
+
+def _dataset(judged: Judged) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    pinned, counts = judged.table["dataset_version"], {k: len(v) for k, v in judged.index["splits"].items()}
+    dataset = Dataset(
+        name=judged.index["collection"],
+        digest=pinned[:36],
+        source_type="dvc",
+        source=json.dumps({"version": pinned}),
+        profile=json.dumps({"pairs": counts}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _metrics(judged: Judged, model_id: str) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = []
+    for row in judged.table["methods"]:
+        for name, value in row["means"].items():
+            value = float("nan") if value is None else value
+            metrics.append(Metric(f"{row['name']}/{name}", value, now, 0))
+            if row["name"] == judged.table["candidate"]:
+                metrics.append(Metric(name, value, now, 0, model_id=model_id))
+    metrics += [Metric(f"training/{k}", judged.training[k], now, 0) for k in SPEEDS if k in judged.training]
+    for entry in judged.curves:
+        for split in ("train", "validation"):
+            losses = entry.get(split) or {}
+            metrics += [Metric(f"loss/{split}/{k}", v, now, entry["step"]) for k, v in losses.items()]
+    return metrics
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run the step that writes it again") from None

@@ -1,0 +1,230 @@
+"""The MLflow registry: making a judged model a version of it, and fetching versions for those who fuse with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.register.record import Judged, Origin, card, log_run
+from components.register.tracking import connected, shown, sqlite_path
+from model.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+ABOUT = (
+    "Fuses a CT and an MR slice into one grey image.\n\n"
+    "Inputs `ct` and `mri`: float32 stacks (N, H, W) in [0, 1]; output: the fused stack, same shape and range. "
+    "The parameter `strategy` chooses another fusion strategy."
+)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A version in the registry: how to load it (`uri`), whether it is the champion, and the gate's reason and checks.
+
+    `already_registered` says that the same weights and the same evaluation were there before, so nothing was added.
+    """
+
+    model_name: str
+    version: str
+    uri: str
+    run_id: str
+    promoted: bool
+    reason: str
+    checks: list[dict[str, Any]]
+    already_registered: bool
+    tracking_uri: str
+
+
+def register(
+    folder: Path,
+    evaluation: Path,
+    packed: Path,
+    origin: Origin,
+    *,
+    experiment: str,
+    model_name: str,
+    tracking_uri: str = "",
+    artifact_folder: Path | None = None,
+) -> Registration:
+    """Log a trained and judged model as one MLflow run and one model version, and promote it if the gate lets it.
+
+    The version becomes `champion` (the one before it `previous`) or `challenger`. The same weights with the same
+    evaluation give the version that is there already. An empty `tracking_uri` stands for MLFLOW_TRACKING_URI. With an
+    sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a server
+    decides for itself. Raises InputError if a folder is incomplete or MLflow cannot be used.
+    """
+    from model.fuser import weights_sha256
+
+    if not re.fullmatch(r"[\w.-]+", model_name):
+        raise InputError(f"model name {model_name!r}: use letters, digits, '.', '-' and '_' only")
+    judged = Judged.read(folder, evaluation, packed)
+    identity = {"weights_sha256": weights_sha256(folder), "table_md5": _md5(judged.table)}
+    with connected(tracking_uri) as client:
+        import mlflow
+
+        if found := _find(client, model_name, identity):
+            return _finish(client, found, already_registered=True)
+        champion = _champion(client, model_name)
+        verdict = judged.verdict({"version": champion.version, **champion.tags} if champion else None)
+        tags, description = identity | judged.tags(origin), card(judged, verdict)
+        with mlflow.start_run(
+            experiment_id=_experiment(client, experiment, artifact_folder),
+            run_name=f"{origin.profile}-{tags['weights_sha256'][:8]}",
+            tags=tags | {"mlflow.source.git.commit": origin.git_commit},
+            description=description,
+        ) as active:
+            logged = log_run(client, active.info.run_id, judged, verdict)
+            _ensure_model(client, model_name)
+            made = client.create_model_version(
+                model_name,
+                source=logged.model_uri,
+                run_id=active.info.run_id,
+                tags=tags,
+                description=description,
+                model_id=logged.model_id,
+            )
+            return _finish(client, made, already_registered=False)
+
+
+def summarise(made: Registration) -> str:
+    """The outcome of a registration in Markdown: the version, the gate's reason, and its checks as a table."""
+    standing = "the champion" if made.promoted else "a challenger"
+    lines = [
+        f"# {made.model_name} version {made.version} is {standing}",
+        "",
+        f"{made.reason}.{' It was registered before; nothing was added.' if made.already_registered else ''}",
+        "",
+        f"Load it as `{made.uri}` from {made.tracking_uri} (run {made.run_id}).",
+        "",
+        "| Check | Candidate | Other | Passed |",
+        "|---|---:|---:|---|",
+    ]
+    for check in made.checks:
+        candidate, other = ("-" if check[key] is None else f"{check[key]:g}" for key in ("candidate", "other"))
+        passed = ("yes" if check["passed"] else "no") + ("" if check["required"] else " (information only)")
+        lines.append(f"| {check['name']} | {candidate} | {other} | {passed} |")
+    return "\n".join(lines) + "\n"
+
+
+def resolve_model(uri: str, cache: Path | None = None, tracking_uri: str = "") -> Path:
+    """The local model folder behind `models:/name/3`, `models:/name@champion` or a plain path.
+
+    A version of the registry is fetched once into `cache` (without one: a temporary folder) and checked against the
+    SHA-256 in its tags. Raises InputError if there is no such model, version or alias, naming those there are.
+    """
+    if not uri.startswith("models:/"):
+        return Path(uri)
+    match = re.fullmatch(r"models:/([\w.-]+)(?:/(\d+)|@([\w.-]+))", uri)
+    if not match:
+        raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
+    with connected(tracking_uri) as client:
+        version = _version(client, *match.groups())
+        digest = version.tags.get("weights_sha256", "")
+        if not digest:
+            raise InputError(f"{uri} was not registered by this program; choose another version")
+        target = (cache or Path(tempfile.mkdtemp(prefix="fusion-"))) / f"{version.name}-{version.version}-{digest[:12]}"
+        if not target.exists():
+            _download(version, target)
+    return target
+
+
+def _md5(value: Any) -> str:
+    return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
+    conditions = [f"name = '{name}'"] + [f"tags.{key} = '{value}'" for key, value in tags.items()]
+    found = client.search_model_versions(" AND ".join(conditions), max_results=1)
+    return client.get_model_version(name, found[0].version) if found else None
+
+
+def _versions(client: MlflowClient, name: str) -> list[int]:
+    return sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    models = client.search_registered_models(f"name = '{name}'")
+    version = models[0].aliases.get("champion") if models else None
+    return client.get_model_version(name, version) if version else None
+
+
+def _version(client: MlflowClient, name: str, number: str | None, alias: str | None) -> ModelVersion:
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models:
+        known = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
+        raise InputError(f"no model {name} in the registry; there is {known}")
+    aliases = models[0].aliases
+    if alias and alias not in aliases:
+        raise InputError(f"no alias {alias} of {name}; there are {', '.join(sorted(aliases)) or 'none'}")
+    chosen, versions = str(aliases[alias] if alias else number), _versions(client, name)
+    if int(chosen) not in versions:
+        raise InputError(f"no model version {chosen} of {name}; there are {', '.join(map(str, versions)) or 'none'}")
+    return client.get_model_version(name, chosen)
+
+
+def _experiment(client: MlflowClient, name: str, folder: Path | None) -> str:
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    database = sqlite_path(client.tracking_uri)
+    location = (folder or database.parent / "artifacts").absolute().as_uri() if database else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _finish(client: MlflowClient, version: ModelVersion, already_registered: bool) -> Registration:
+    import mlflow
+
+    verdict = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")
+    # A version without an alias that nothing came after was left so by a registration cut short.
+    if not version.aliases and int(version.version) == max(_versions(client, version.name)):
+        _set_aliases(client, version.name, version.version, verdict["promoted"])
+    return Registration(
+        model_name=version.name,
+        version=str(version.version),
+        uri=f"models:/{version.name}/{version.version}",
+        run_id=version.run_id,
+        already_registered=already_registered,
+        tracking_uri=shown(client.tracking_uri),
+        **verdict,
+    )
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description=ABOUT)
+
+
+def _set_aliases(client: MlflowClient, name: str, version: str, promoted: bool) -> None:
+    if not promoted:
+        client.set_registered_model_alias(name, "challenger", version)
+        return
+    if champion := _champion(client, name):
+        client.set_registered_model_alias(name, "previous", champion.version)
+    client.set_registered_model_alias(name, "champion", version)
+
+
+def _download(version: ModelVersion, target: Path) -> None:
+    import mlflow
+
+    from model.fuser import weights_sha256
+
+    uri = f"models:/{version.name}/{version.version}/artifacts"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=aside))
+        folder = next((found.parent for found in local.glob("*/weights.safetensors")), None)
+        if folder is None or weights_sha256(folder) != version.tags["weights_sha256"]:
+            raise InputError(f"{uri} does not hold the weights that were registered; choose another version")
+        try:
+            folder.rename(target)
+        except OSError:  # Someone else may have fetched the same version meanwhile.
+            if not target.exists():
+                raise

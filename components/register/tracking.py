@@ -1,0 +1,110 @@
+"""The connection to MLflow: which server or file, whether it answers, and no chatter of MLflow's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # MLflow would try a lost server for four minutes; a pipeline step is retried as a whole.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+
+
+@contextmanager
+def connected(tracking_uri: str) -> Iterator[MlflowClient]:
+    """A client of the MLflow server (http, https) or file (sqlite), which MLflow's own functions use meanwhile too.
+
+    An empty `tracking_uri` stands for the environment's MLFLOW_TRACKING_URI. Raises InputError if neither is given, the
+    server does not answer or refuses, or the file is no database; what MLflow refuses later becomes an InputError too.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    _check(uri)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    previous = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield mlflow.MlflowClient()
+    except mlflow.MlflowException as error:
+        raise InputError(_refusal(uri, str(error), error.get_http_status_code())) from error
+    finally:
+        mlflow.set_tracking_uri(previous)  # None unsets it
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of an sqlite URI, None for a server."""
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+def shown(uri: str) -> str:
+    """The URI without the user and password it may carry."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _check(uri: str) -> None:
+    if not uri:
+        raise InputError(
+            "no MLflow to register with: set MLFLOW_TRACKING_URI or give tracking_uri, a server's http://... or"
+            " sqlite:////absolute/path/mlflow.db"
+        )
+    if file := sqlite_path(uri):
+        _check_database(file)
+    elif uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    else:
+        raise InputError(f"MLflow at {shown(uri)!r}: give a server's http://... or sqlite:////absolute/path/mlflow.db")
+
+
+def _check_database(file: Path) -> None:
+    # MLflow tries a broken database ten times over a hundred seconds; sqlite itself knows at once.
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("PRAGMA schema_version")
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"{file} is no database MLflow can use ({error}); name a new or an MLflow file") from None
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    try:
+        status = requests.get(uri.rstrip("/") + "/health", timeout=5).status_code
+    except requests.exceptions.SSLError:
+        return  # It answers; MLflow has its own settings for certificates and its own word on them.
+    except requests.RequestException:
+        raise InputError(f"MLflow server {shown(uri)} does not answer: start it or unset MLFLOW_TRACKING_URI") from None
+    if status in (401, 403) or status >= 500:
+        raise InputError(_refusal(uri, "its health check fails", status))
+
+
+def _refusal(uri: str, message: str, status: int) -> str:
+    line = message.strip().splitlines()[0][:300]
+    if status in (401, 403):
+        advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to who may"
+        return f"MLflow server {shown(uri)} refuses ({status}): {line}; {advice}"
+    return f"MLflow {shown(uri)} answers {status}: {line}"
