@@ -11,7 +11,7 @@ ARGS ?=
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh infra/uv.lock
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh
 	@PYTHON=$(PYTHON) infra/setup.sh
 	@touch $@
 

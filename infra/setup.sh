@@ -1,34 +1,37 @@
 #!/usr/bin/env bash
 # Make .venv from the lock, every file checked by its hash (`make setup`).
 #
-# uv does the installing, in seconds instead of minutes; it is told what pip on this machine is configured to use, so
-# torch is the CPU or the CUDA build as pip's find-links and index decide.
+# pip decides by its own configuration (index, find-links) whether torch is the CPU or the CUDA build; what only the CUDA
+# build needs has a lock of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3.11}
-command -v "$python" >/dev/null || { echo "error: no $python; install Python 3.11 or name it: make PYTHON=... setup" >&2; exit 2; }
+command -v "$python" >/dev/null ||
+    { echo "error: no $python on this machine; install Python 3.11, or name it: make PYTHON=/path/to/python setup" >&2; exit 2; }
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    { echo "error: $python is $("$python" --version); the lock is for Python 3.11: make PYTHON=python3.11 setup" >&2; exit 2; }
+    { echo "error: $python is $("$python" --version), the lock is for Python 3.11; name it: make PYTHON=/path/to/python setup" >&2; exit 2; }
 
-pip_setting() {
-    for section in :env: install global; do
-        .venv/bin/python -m pip config get "$section.$1" 2>/dev/null && return
-    done || true
-}
+install() { .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps "$@"; }
+needs_cuda='
+from importlib.metadata import requires
+raise SystemExit(not any("cuda" in need or "nvidia" in need for need in requires("torch") if "extra ==" not in need))'
 
-echo "setting up .venv (once; minutes at most)"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r infra/uv.lock
-UV_FIND_LINKS=${UV_FIND_LINKS:-$(pip_setting find-links)}
-UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$(pip_setting index-url)}
-export UV_FIND_LINKS
-[ -z "$UV_DEFAULT_INDEX" ] || export UV_DEFAULT_INDEX
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
-install() { .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps "$@"; }
+echo "setting up .venv from the lock: a minute or two, once"
+"$python" -m venv .venv
+# Given hashes, pip would prefer the index's CUDA build to a find-links file whose hash it cannot see beforehand. So it
+# chooses without them, and what it chose is checked here.
+.venv/bin/python -m pip download -qq --disable-pip-version-check --no-deps --dest "$scratch" "$(grep -o '^torch==[0-9.]*' requirements.lock)"
+grep -q "sha256:$(sha256sum "$scratch"/torch-*.whl | cut -d ' ' -f 1)" requirements.lock ||
+    { echo "error: $(basename "$scratch"/torch-*.whl) has none of the hashes in requirements.lock; check pip's find-links" >&2; exit 2; }
+install "$scratch"/torch-*.whl
 install --require-hashes -r requirements.lock
-if .venv/bin/python -c 'import sys; from importlib.metadata import requires; sys.exit(not any("nvidia" in r or "cuda" in r for r in requires("torch") if "extra ==" not in r))'; then
+if .venv/bin/python -c "$needs_cuda"; then
+    echo "torch is its CUDA build; installing what that needs"
     install --require-hashes -r requirements-cuda.lock
 fi
 install --no-build-isolation --editable .
-.venv/bin/uv pip check --quiet --python .venv/bin/python
+.venv/bin/python -m pip check

@@ -50,7 +50,7 @@ class PackedPairs:
 
     def batch(self, indices: Sequence[int] | slice) -> tuple[Tensor, Tensor]:
         """The pairs at `indices` as two float32 tensors of shape (n, 1, H, W) in [0, 1]: first CT, then MRI."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.images[indices])).float().div_(255)
+        pixels = torch.from_numpy(np.array(self.images[indices])).float().div_(255)
         return pixels[:, :1], pixels[:, 1:]
 
     @property

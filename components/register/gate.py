@@ -98,7 +98,7 @@ def _not_below(champion: Mapping[str, Any], ours: float, images: str) -> Rule:
 def _success(ours: float, checks: list[dict[str, Any]]) -> str:
     compared = [check for check in checks if check["required"] and check["name"].startswith(HEADLINE)]
     return f"{HEADLINE} {ours:.4f} is " + " and ".join(
-        f"{check['name'].removeprefix(HEADLINE).strip()} {check['other']:.4f}" for check in compared
+        f"{check['name'].removeprefix(HEADLINE).strip()}, {check['other']:.4f}" for check in compared
     )
 
 

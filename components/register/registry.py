@@ -59,8 +59,8 @@ def register(
 
     The version becomes `champion` (the one before it `previous`) or `challenger`. The same weights with the same
     evaluation give the version that is there already. An empty `tracking_uri` stands for MLFLOW_TRACKING_URI. With an
-    sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a server
-    decides for itself. Raises InputError if a folder is incomplete or MLflow cannot be used.
+    sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a
+    server decides for itself. Raises InputError if a folder is incomplete or MLflow cannot be used.
     """
     from model.fuser import weights_sha256
 

@@ -42,7 +42,7 @@ def _check(training: TrainingConfig, perceptual: str, processes: int, packed: Pa
     pairs = PackedPairs.open(packed, "train")
     if 2 * len(pairs) < training.batch * processes:
         raise InputError(
-            f"{2 * len(pairs)} training images do not fill a batch of {training.batch} in each of {processes} processes;"
+            f"{2 * len(pairs)} training images do not fill batches of {training.batch} in {processes} processes;"
             " lower the batch"
         )
     if training.crop > min(pairs.images.shape[-2:]):

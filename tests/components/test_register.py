@@ -345,9 +345,10 @@ class TestSuccession:
             raise RuntimeError("power cut")
 
         folders = make_folders(tmp_path)
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        with monkeypatch.context() as patch:
             patch.setattr(registry, "_set_aliases", fail)
-            register(folders, store.uri, "cut")
+            with pytest.raises(RuntimeError, match="power cut"):
+                register(folders, store.uri, "cut")
         (version,) = store.client.search_model_versions("name = 'cut'")
         assert version.tags["qabf"] == "0.5"
         assert store.client.get_run(version.run_id).info.status == "FAILED"

@@ -1,0 +1,250 @@
+"""Judging a trained network beside every baseline, pair by pair, on the subjects held out for the test."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from components.evaluate.pictures import Picture, both_lesions, choose, take
+from components.evaluate.report import render_report
+from model.baselines import METHODS
+from model.errors import InputError
+from model.fuser import Fuser
+from model.metrics import MEASURES, measure
+from model.pairs import PackedPairs
+from model.strategies import STRATEGIES
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure of the table, as a reader meets it."""
+
+    name: str
+    title: str
+    unit: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method reached: for every measure its value on each pair, in the order of the pairs."""
+
+    name: str
+    title: str
+    kind: Literal["network", "baseline"]
+    per_pair: dict[str, list[float]]
+
+    def mean(self, name: str) -> float:
+        """Mean of a measure over the pairs."""
+        return round(fmean(self.per_pair[name]), DECIMALS)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every method on every held-out pair, with the pictures of a few.
+
+    `splits` counts the pairs and subjects of each split, `batchnorm` is whose statistics the network used, `synthetic`
+    says that the pairs come with a ground truth, which only the phantom has.
+    """
+
+    dataset_version: str
+    collection: str
+    splits: dict[str, dict[str, int]]
+    synthetic: bool
+    batchnorm: str
+    pairs: list[str]
+    subjects: list[str]
+    measures: list[Column]
+    candidate: str
+    methods: list[MethodResult]
+    pictures: list[Picture]
+    protocol: str = "standard"
+    headline: str = "qabf"
+
+    def method(self, name: str) -> MethodResult:
+        """The result of the method of that name; KeyError where there is none."""
+        return {method.name: method for method in self.methods}[name]
+
+    def margin(self, over: str) -> float:
+        """How far the candidate's mean headline measure lies above another method's; negative where it lies below."""
+        ours, theirs = self.method(self.candidate), self.method(over)
+        return round(ours.mean(self.headline) - theirs.mean(self.headline), DECIMALS)
+
+    def candidate_metrics(self) -> dict[str, float]:
+        """The candidate's means by measure, and `<headline>_margin_over_average`."""
+        means = {column.name: self.method(self.candidate).mean(column.name) for column in self.measures}
+        return means | {f"{self.headline}_margin_over_average": self.margin("average")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as plain JSON values: measures, methods, their means and their value on each pair."""
+        names = [column.name for column in self.measures]
+        return {
+            "protocol": self.protocol,
+            "dataset_version": self.dataset_version,
+            "split": "test",
+            "pairs": self.pairs,
+            "subjects": self.subjects,
+            "measures": [asdict(column) for column in self.measures],
+            "candidate": self.candidate,
+            "methods": [
+                {
+                    "name": method.name,
+                    "title": method.title,
+                    "kind": method.kind,
+                    "means": {name: method.mean(name) for name in names},
+                    "per_pair": method.per_pair,
+                }
+                for method in self.methods
+            ],
+        }
+
+
+def parse_strategies(text: str) -> list[str]:
+    """Names from a comma-separated list, each once and in order; InputError where one is unknown or none is given."""
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    _check_strategies(names)
+    return names
+
+
+def evaluate(
+    model_folder: Path,
+    packed_folder: Path,
+    strategies: Sequence[str],
+    batch: int = 8,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Fuse and measure every test pair by the network, once for each strategy, and by every baseline.
+
+    The first strategy is the candidate: the row that is to be registered. `progress` is told the pairs done and their
+    total after every batch. InputError where a strategy is unknown, the test split is empty, or a value is not finite.
+    """
+    _check_strategies(strategies)
+    pairs = PackedPairs.open(packed_folder, "test")
+    if not len(pairs):
+        raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
+    fuser = Fuser.load(model_folder)
+    titles = {f"network-{name}": f"This network, {_strategy_title(name)}" for name in strategies}
+    titles |= {name: method.title for name, method in METHODS.items()}
+    lesions = both_lesions(packed_folder)
+    shown = choose(pairs.entries, lesions)
+    values: dict[str, dict[str, list[float]]] = {name: {key: [] for key in MEASURES} for name in titles}
+    kept: dict[str, dict[int, np.ndarray]] = {name: {} for name in titles}
+    for start in range(0, len(pairs), batch):
+        indices = list(range(start, min(start + batch, len(pairs))))
+        a, b = pairs.batch(indices)
+        fusions = {f"network-{name}": fused for name, fused in fuser.fuse_each(a, b, strategies).items()}
+        fusions |= {name: method.function(a, b) for name, method in METHODS.items()}
+        for name, fused in fusions.items():
+            for key, measured in measure(a, b, fused).items():
+                numbers = _per_image(measured)
+                _check_finite(numbers, f"{key} of {name}", pairs.entries[start : start + batch])
+                values[name][key] += numbers
+            kept[name] |= {index: _to_bytes(fused[index - start, 0]) for index in shown if index in indices}
+        if progress:
+            progress(indices[-1] + 1, len(pairs), f"pairs, {len(titles)} methods")
+
+    return Evaluation(
+        dataset_version=pairs.index["dataset_version"],
+        collection=pairs.index["collection"],
+        splits={name: _count(entries) for name, entries in pairs.index["splits"].items()},
+        synthetic=lesions is not None,
+        batchnorm=fuser.batchnorm,
+        pairs=[str(entry["name"]) for entry in pairs.entries],
+        subjects=[str(subject) for subject in pairs.subjects],
+        measures=[Column(key, entry.title, entry.unit, entry.direction) for key, entry in MEASURES.items()],
+        candidate=next(iter(titles)),
+        methods=[
+            MethodResult(name, title, "baseline" if name in METHODS else "network", values[name])
+            for name, title in titles.items()
+        ],
+        pictures=[take(pairs, position, lesions, kept) for position in shown],
+    )
+
+
+def read_training(model_folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The curves and the settings that a trained model carries; InputError where its folder lacks them."""
+    try:
+        texts = [(model_folder / name).read_text() for name in ("curves.json", "training.json")]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing: give the folder that the train step wrote") from error
+    curves, training = (json.loads(text) for text in texts)
+    return curves, training
+
+
+def write_evaluation(
+    evaluation: Evaluation, curves: Sequence[dict[str, Any]], training: dict[str, Any], folder: Path
+) -> None:
+    """Write `table.json`, `table.csv` (means), `per_pair.csv` (one value a row) and `report.html` into the folder."""
+    names = [column.name for column in evaluation.measures]
+    means = [[m.name, m.title, m.kind, *(m.mean(name) for name in names)] for m in evaluation.methods]
+    long = [
+        [method.name, name, pair, value]
+        for method in evaluation.methods
+        for name in names
+        for pair, value in zip(evaluation.pairs, method.per_pair[name], strict=True)
+    ]
+    texts = {
+        "table.json": json.dumps(evaluation.to_dict(), indent=1) + "\n",
+        "table.csv": _csv(["method", "title", "kind", *names], means),
+        "per_pair.csv": _csv(["method", "measure", "name", "value"], long),
+        "report.html": render_report(evaluation, curves, training),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        aside = folder / f".{name}.partial"
+        aside.write_text(text, encoding="utf-8", newline="")
+        aside.replace(folder / name)
+
+
+def _check_strategies(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown or not names:
+        said = f"unknown strategy {', '.join(unknown)}" if unknown else "no strategy given"
+        raise InputError(f"{said}: choose from {', '.join(STRATEGIES)}")
+
+
+def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
+    per_image = measured["mean"] if isinstance(measured, dict) else measured
+    return [round(float(value), DECIMALS) for value in per_image]
+
+
+def _check_finite(numbers: Sequence[float], what: str, entries: Sequence[dict[str, Any]]) -> None:
+    """A mean over infinity would hide the other pairs, and JSON knows no infinity: name the pair instead."""
+    for number, entry in zip(numbers, entries, strict=True):
+        if not math.isfinite(number):
+            raise InputError(
+                f"{what} is {number} on pair {entry['name']}: is one of its images blank or a copy of the other?"
+            )
+
+
+def _strategy_title(name: str) -> str:
+    return name.upper() if name in ("sfnn", "fer", "fl1n") else name
+
+
+def _count(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {"pairs": len(entries), "subjects": len({entry["subject"] for entry in entries})}
+
+
+def _to_bytes(image: Tensor) -> np.ndarray:
+    array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
+    return array
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()

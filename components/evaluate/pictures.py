@@ -1,0 +1,77 @@
+"""The few test pairs that a report shows, chosen to say much, and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from model.pairs import PackedPairs
+
+PICTURES = 6
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The images of one pair, uint8 (H, W) each; `fused` goes by the name of the method."""
+
+    pair: str
+    subject: str
+    slice: int
+    both_lesions: bool
+    ct: np.ndarray
+    mri: np.ndarray
+    fused: dict[str, np.ndarray]
+
+
+def both_lesions(packed_folder: Path) -> np.ndarray | None:
+    """Which test pairs show a CT and an MRI lesion, bool (N,); None where there is no ground truth."""
+    path = packed_folder / "test_truth.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as truth:
+        both: np.ndarray = truth["ct_lesion"].any(axis=(1, 2)) & truth["mri_lesion"].any(axis=(1, 2))
+    return both
+
+
+def choose(entries: Sequence[dict[str, Any]], lesions: np.ndarray | None) -> list[int]:
+    """Positions of the pairs to show, spread over the subjects and their slices; slices with both lesions go first."""
+    by_subject: dict[str, list[int]] = {}
+    for position, entry in enumerate(entries):
+        by_subject.setdefault(str(entry["subject"]), []).append(position)
+    groups = [by_subject[subject] for subject in _spread(list(by_subject), PICTURES)]
+    chosen: list[int] = []
+    for order, group in enumerate(groups):
+        share = PICTURES // len(groups) + (order < PICTURES % len(groups))
+        telling = [position for position in group if lesions is not None and lesions[position]]
+        chosen += _spread(telling or group, share)
+    return sorted(chosen)
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, each from the middle of one of as many equal stretches."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int((step + 0.5) * len(items) / count)] for step in range(count)]
+
+
+def take(
+    pairs: PackedPairs, position: int, lesions: np.ndarray | None, kept: dict[str, dict[int, np.ndarray]]
+) -> Picture:
+    """The pair at that position with what each method of `kept` made of it."""
+    entry = pairs.entries[position]
+    ct, mri = np.array(pairs.images[position])
+    return Picture(
+        pair=str(entry["name"]),
+        subject=str(entry["subject"]),
+        slice=int(entry["slice"]),
+        both_lesions=bool(lesions is not None and lesions[position]),
+        ct=ct,
+        mri=mri,
+        fused={name: images[position] for name, images in kept.items()},
+    )

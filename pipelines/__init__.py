@@ -1,0 +1,1 @@
+"""The pipelines that join the steps, and the `fusion` command line over them."""

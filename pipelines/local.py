@@ -1,0 +1,217 @@
+"""Run the training pipeline on this machine: KFP's local runner in a process of its own, its log told as progress.
+
+python -m pipelines.local '{"epochs": 1}' runs
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from components.progress import parse
+from model.errors import InputError
+from pipelines.parameters import Parameters
+
+_OUTPUTS = "pipeline outputs "
+_COLOUR = re.compile(r"\x1b\[\d+m")
+_STARTED = re.compile(r"Executing task '([\w-]+)'")
+_CACHED = re.compile(r"Task '?([\w-]+)'? cache hit \(key=(\w+)\)")
+_FINISHED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+_INPUT_ERROR = re.compile(r"(?:^|[\s.])InputError: (.+)$")
+_EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*$")
+_GRACE_SECONDS = 10
+
+
+class StepFailed(Exception):
+    """A step ended in a defect of the program, not of its input; the message says where the log is."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a step: "started", "progress", "cached" or "finished"."""
+
+    kind: str
+    step: str
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: the folder with its reports, and the model version that it made."""
+
+    folder: Path
+    table: dict[str, Any]
+    registration: dict[str, Any]
+    cached: list[str]
+    seconds: float
+
+
+@dataclass
+class _Log:
+    """Reads the runner's output: keeps it in a file, turns it into events, remembers what went wrong."""
+
+    file: TextIO
+    tell: Callable[[Event], None]
+    step: str = ""
+    started: float = 0.0
+    cached: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    input_error: str = ""
+    exception: str = ""
+
+    def read(self, raw: str) -> None:
+        self.file.write(raw)
+        line = _COLOUR.sub("", raw).strip()
+        if line.startswith(_OUTPUTS):
+            self.outputs = json.loads(line.removeprefix(_OUTPUTS))
+        elif found := parse(line):
+            self.tell(Event("progress", *found))
+        elif match := _STARTED.search(line):
+            self.step, self.started = match[1], time.monotonic()
+            self.tell(Event("started", self.step))
+        elif match := _CACHED.search(line):
+            self.cached[match[1]] = match[2]
+            self.tell(Event("cached", match[1]))
+        elif match := _FINISHED.search(line):
+            if match[2] == "SUCCESS":
+                self.tell(Event("finished", match[1], seconds=time.monotonic() - self.started))
+        elif match := _INPUT_ERROR.search(line):
+            self.input_error = self.input_error or match[1]
+        elif match := _EXCEPTION.match(line):
+            self.exception = self.exception or match[0]
+
+
+def run_locally(parameters: Parameters, runs: Path, tell: Callable[[Event], None]) -> RunResult:
+    """Run the pipeline with everything it writes below the folder `runs`; `tell` hears of each step.
+
+    The reports stand in `runs/<time>` when it ends, `runs/latest` points there. Raises InputError for input that a step
+    refused, StepFailed for anything else that went wrong; KeyboardInterrupt ends every process first.
+    """
+    begin = time.monotonic()
+    folder = _new_folder(runs)
+    with (folder / "run.log").open("w") as file:
+        log = _Log(file, tell)
+        with _runner(parameters, runs) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.read(line)
+            code = process.wait()
+    if code or not log.outputs:
+        _keep_data_docs(runs, folder, log.cached.get("validate"))
+        if log.input_error:
+            docs = " in " + str(folder / "data-docs.html") if log.input_error.endswith("see the Data Docs") else ""
+            raise InputError(f"{log.step}: {log.input_error}{docs}")
+        raise StepFailed(
+            f"step {log.step or 'start'} failed: {log.exception or f'exit code {code}'}; see {folder / 'run.log'}"
+        )
+    table, registration = _collect(log.outputs, folder)
+    _point_latest(folder)
+    return RunResult(folder, table, registration, list(log.cached), time.monotonic() - begin)
+
+
+def _new_folder(runs: Path) -> Path:
+    folder = runs / datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose another --runs folder") from None
+    return folder
+
+
+@contextmanager
+def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str]]:
+    """The runner in a session of its own, so that an interrupt ends it and every process it started, in order."""
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs),
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-m", "pipelines.local", json.dumps(asdict(parameters)), str(runs)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, sign)
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def local_tracking_uri(runs: Path) -> str:
+    """The MLflow store below `runs` that serves where MLFLOW_TRACKING_URI names no other."""
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def _collect(outputs: dict[str, str], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Put what a person looks at into the run's folder, under names with endings."""
+    shutil.copyfile(outputs["data_docs"], folder / "data-docs.html")
+    shutil.copyfile(outputs["registration"], folder / "registration.json")
+    shutil.copytree(outputs["model"], folder / "model")
+    for path in Path(outputs["evaluation"]).iterdir():
+        shutil.copyfile(path, folder / path.name)
+    return json.loads((folder / "table.json").read_text()), json.loads((folder / "registration.json").read_text())
+
+
+def _keep_data_docs(runs: Path, folder: Path, cache_key: str | None) -> None:
+    """After a failure, keep the Data Docs if the run got so far as to have them, from this run or from the cache."""
+    if cache_key:
+        docs = [
+            Path(json.loads(e.read_text())["data_docs"]["uri"]) for e in (runs / "cache").glob(f"{cache_key}*.json")
+        ]
+    else:
+        newest = max((runs / "store").glob("atlas-fusion-training-*"), default=runs)
+        docs = [newest / "validate" / "data_docs"]
+    for path in docs:
+        if path.is_file():
+            shutil.copyfile(path, folder / "data-docs.html")
+
+
+def _point_latest(folder: Path) -> None:
+    link = folder.parent / "latest"
+    partial = folder.parent / f".latest.{os.getpid()}"
+    partial.symlink_to(folder.name)
+    partial.replace(link)
+
+
+def main(parameters: dict[str, Any], runs: Path) -> None:
+    """Run the pipeline under KFP's local runner and print where its outputs are; the child process of `run_locally`."""
+    from kfp import local
+
+    from pipelines.training import training_pipeline
+
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(runs / "store"),
+        enable_caching=True,
+        cache_root=str(runs / "cache"),
+    )
+    outputs = training_pipeline(**parameters).outputs
+    print(_OUTPUTS + json.dumps({name: artifact.path for name, artifact in outputs.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))

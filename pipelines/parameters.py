@@ -1,0 +1,71 @@
+"""The training pipeline's parameters, named, typed and described once, with the defaults of each profile."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from model.errors import InputError
+
+
+def _parameter(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What one run of the training pipeline is asked to do; the defaults are the quick profile's."""
+
+    data: str = _parameter(
+        "phantom", 'A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.'
+    )
+    data_version: str = _parameter("", "The version the data must have, as DVC names it; empty accepts any.")
+    phantom_subjects: int = _parameter(8, "How many subjects the phantom has.")
+    phantom_slices: int = _parameter(8, "How many slices each phantom subject has.")
+    min_pairs: int = _parameter(16, "Fewer pairs than this stop the run.")
+    split_seed: int = _parameter(0, "Which subjects are held out follows from this seed.")
+    epochs: int = _parameter(12, "How often every training image is seen.")
+    batch: int = _parameter(4, "Single images a process and step.")
+    crop: int = _parameter(64, "Side of the random square training crops in pixels; 0 trains on whole images.")
+    learning_rate: float = _parameter(1e-3, "Adam's learning rate.")
+    gradient_weight: float = _parameter(0.2, "Weight of the gradient loss beside the L2 loss.")
+    perceptual_weight: float = _parameter(0.2, "Weight of the perceptual loss beside the L2 loss.")
+    perceptual: str = _parameter(
+        "random",
+        "Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.",
+    )
+    processes: int = _parameter(2, "How many training processes torchrun starts.")
+    seed: int = _parameter(3407, "Seed of the phantom, of the initial weights, of shuffling and crops.")
+    strategies: str = _parameter(
+        "sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
+    )
+    experiment: str = _parameter("atlas-fusion", "MLflow experiment.")
+    model_name: str = _parameter("ct-mri-fusion-quick", "Name of the model in the MLflow registry.")
+    profile: str = _parameter("quick", "The profile these parameters started from; a tag of the model version.")
+    git_commit: str = _parameter("unknown", "The commit of the code; a tag of the model version.")
+    code_version: str = _parameter("", "The version of the code, part of every step's cache key.")
+
+
+# What each profile sets otherwise than the defaults above.
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "atlas": {
+        "profile": "atlas",
+        "model_name": "ct-mri-fusion",
+        "data": "data",
+        "epochs": 100,
+        "crop": 0,
+        "learning_rate": 1e-4,
+        "perceptual": "vgg16-bn",
+    },
+}
+
+
+def with_profile(profile: str, given: dict[str, Any]) -> Parameters:
+    """The parameters of a profile, overridden by those given; raises InputError for an unknown profile."""
+    if profile not in PROFILES:
+        raise InputError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    return Parameters(**PROFILES[profile] | given)
+
+
+def described() -> list[tuple[str, type, Any, str]]:
+    """Each parameter's name, type, default and description."""
+    return [(f.name, f.type, f.default, f.metadata["help"]) for f in fields(Parameters)]  # type: ignore[misc]

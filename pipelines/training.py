@@ -1,0 +1,133 @@
+"""The training pipeline: from a dataset version to a judged, registered model.
+
+1. ingest: bring the exact version of the data in (or make the phantom)
+2. validate: judge it by Great Expectations, with Data Docs
+3. preprocess: refuse what failed critically; split by subject, pack for training
+4. train: the network, by torchrun
+5. evaluate: every strategy and baseline on the held-out subjects
+6. register: log to MLflow, create the model version, let the gate decide on the champion
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.evaluate.component import evaluate as evaluate_step
+from components.ingest.component import ingest as ingest_step
+from components.preprocess.component import preprocess as preprocess_step
+from components.register.component import register as register_step
+from components.train.component import train as train_step
+from components.validate.component import validate as validate_step
+
+STEPS = ("ingest", "validate", "preprocess", "train", "evaluate", "register")
+
+
+class Results(NamedTuple):
+    """What a run leaves for whoever started it."""
+
+    data_docs: dsl.HTML
+    model: dsl.Model
+    evaluation: dsl.Dataset
+    registration: dsl.Artifact
+
+
+@dsl.pipeline(
+    name="atlas-fusion-training",
+    description="Train, judge and register the attention-based multi-scale network that fuses CT and MR slices.",
+)
+def training_pipeline(
+    data: str = "phantom",
+    data_version: str = "",
+    phantom_subjects: int = 8,
+    phantom_slices: int = 8,
+    min_pairs: int = 16,
+    split_seed: int = 0,
+    epochs: int = 12,
+    batch: int = 4,
+    crop: int = 64,
+    learning_rate: float = 1e-3,
+    gradient_weight: float = 0.2,
+    perceptual_weight: float = 0.2,
+    perceptual: str = "random",
+    processes: int = 2,
+    seed: int = 3407,
+    strategies: str = "sfnn,fl1n,fer,average,maximum",
+    experiment: str = "atlas-fusion",
+    model_name: str = "ct-mri-fusion-quick",
+    profile: str = "quick",
+    git_commit: str = "unknown",
+    code_version: str = "",
+) -> Results:
+    """Train, judge and register a fusion network.
+
+    Args:
+        data: A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.
+        data_version: The version the data must have, as DVC names it; empty accepts any.
+        phantom_subjects: How many subjects the phantom has.
+        phantom_slices: How many slices each phantom subject has.
+        min_pairs: Fewer pairs than this stop the run.
+        split_seed: Which subjects are held out follows from this seed.
+        epochs: How often every training image is seen.
+        batch: Single images a process and step.
+        crop: Side of the random square training crops in pixels; 0 trains on whole images.
+        learning_rate: Adam's learning rate.
+        gradient_weight: Weight of the gradient loss beside the L2 loss.
+        perceptual_weight: Weight of the perceptual loss beside the L2 loss.
+        perceptual: Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.
+        processes: How many training processes torchrun starts.
+        seed: Seed of the phantom, of the initial weights, of shuffling and crops.
+        strategies: Fusion strategies to judge; the first is the candidate's.
+        experiment: MLflow experiment.
+        model_name: Name of the model in the MLflow registry.
+        profile: The profile these parameters started from; a tag of the model version.
+        git_commit: The commit of the code; a tag of the model version.
+        code_version: The version of the code, part of every step's cache key.
+    """
+    ingested = ingest_step(
+        data=data,
+        data_version=data_version,
+        phantom_subjects=phantom_subjects,
+        phantom_slices=phantom_slices,
+        seed=seed,
+        code_version=code_version,
+    )
+    dataset = ingested.outputs["dataset"]
+    validated = validate_step(dataset=dataset, min_pairs=min_pairs, code_version=code_version)
+    preprocessed = preprocess_step(
+        dataset=dataset, validation=validated.outputs["report"], split_seed=split_seed, code_version=code_version
+    )
+    packed = preprocessed.outputs["packed"]
+    trained = train_step(
+        packed=packed,
+        epochs=epochs,
+        batch=batch,
+        crop=crop,
+        learning_rate=learning_rate,
+        gradient_weight=gradient_weight,
+        perceptual_weight=perceptual_weight,
+        perceptual=perceptual,
+        processes=processes,
+        seed=seed,
+        code_version=code_version,
+    )
+    model = trained.outputs["model"]
+    evaluated = evaluate_step(dataset=packed, model=model, strategies=strategies, code_version=code_version)
+    evaluation = evaluated.outputs["evaluation"]
+    registered = register_step(
+        dataset=packed,
+        model=model,
+        evaluation=evaluation,
+        experiment=experiment,
+        model_name=model_name,
+        profile=profile,
+        git_commit=git_commit,
+        code_version=code_version,
+    )
+    # The registry may have changed since; the step itself finds a version that is there already.
+    registered.set_caching_options(False)
+    return Results(
+        data_docs=validated.outputs["data_docs"],
+        model=model,
+        evaluation=evaluation,
+        registration=registered.outputs["registration"],
+    )

@@ -1,0 +1,294 @@
+"""Evaluate measures every method on every held-out pair, tells the result as it is, and writes it whole."""
+
+import csv
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kfp import compiler, dsl, local
+
+from components.evaluate.component import evaluate as component
+from components.evaluate.curves import HEIGHT, WIDTH, draw_curve
+from components.evaluate.evaluation import evaluate, parse_strategies, read_training, write_evaluation
+from components.evaluate.pictures import choose
+from components.evaluate.report import render_report
+from model.baselines import METHODS
+from model.errors import InputError
+from model.fuser import Fuser
+from model.metrics import MEASURES, measure
+from model.network import FusionNetwork
+from model.pairs import PackedPairs
+from model.strategies import STRATEGIES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FILES = {"table.json", "table.csv", "per_pair.csv", "report.html"}
+LOSSES = {"total": 0.3, "l2": 0.1, "gradient": 0.5, "perceptual": 0.5}
+CURVES = [{"epoch": epoch, "step": epoch, "train": LOSSES, "validation": LOSSES} for epoch in (1, 2)]
+TRAINING = {"seed": 7, "epochs": 2, "perceptual": "random", "processes": 1, "libraries": {"torch": "2"}}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(0)
+    Fuser(FusionNetwork()).save(folder)
+    (folder / "curves.json").write_text(json.dumps(CURVES))
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained, packed):
+    return evaluate(trained, packed, ["fer", "sfnn"], batch=1)
+
+
+@pytest.fixture(scope="module")
+def written(evaluation, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "evaluation"
+    write_evaluation(evaluation, CURVES, TRAINING, folder)
+    return folder
+
+
+def with_headline(evaluation, values):
+    """The evaluation, had these methods reached these values of the headline measure on its two pairs."""
+    methods = [
+        replace(method, per_pair=method.per_pair | {"qabf": values.get(method.name, [0.0, 0.0])})
+        for method in evaluation.methods
+    ]
+    return replace(evaluation, methods=methods)
+
+
+def summary(evaluation, training=TRAINING):
+    page = render_report(evaluation, CURVES, training)
+    (text,) = re.findall(r'<p class="lead" id="summary">(.*?)</p>', page, re.DOTALL)
+    return " ".join(re.sub(r"<.*?>", "", text).split())
+
+
+@pytest.mark.parametrize("name", ["maximum", "network-sfnn"])
+def test_the_table_holds_what_measuring_the_method_alone_gives(trained, packed, written, name):
+    table = json.loads((written / "table.json").read_text())
+    a, b = PackedPairs.open(packed, "test").batch(slice(None))
+    functions = {"maximum": METHODS["maximum"].function, "network-sfnn": Fuser.load(trained, "sfnn").fuse}
+    (row,) = [row for row in table["methods"] if row["name"] == name]
+    for key, measured in measure(a, b, functions[name](a, b)).items():
+        expected = (measured["mean"] if isinstance(measured, dict) else measured).tolist()
+        assert row["per_pair"][key] == pytest.approx(expected, abs=2e-5)
+        assert row["means"][key] == pytest.approx(sum(expected) / len(expected), abs=2e-5)
+
+
+def test_the_table_names_everything_a_reader_needs(written, packed):
+    table = json.loads((written / "table.json").read_text())
+    assert table["candidate"] == "network-fer"
+    assert [row["name"] for row in table["methods"]] == ["network-fer", "network-sfnn", *METHODS]
+    assert {row["kind"] for row in table["methods"][:2]} == {"network"}
+    assert [column["name"] for column in table["measures"]] == list(MEASURES)
+    assert (table["pairs"], table["subjects"], table["split"]) == (["5001", "5002"], ["5"], "test")
+    assert table["dataset_version"] == json.loads((packed / "index.json").read_text())["dataset_version"]
+
+
+def test_the_csv_files_say_the_same_as_the_json(written):
+    table = json.loads((written / "table.json").read_text())
+    with (written / "table.csv").open() as file:
+        means = {row["method"]: row for row in csv.DictReader(file)}
+    with (written / "per_pair.csv").open() as file:
+        long = {(row["method"], row["measure"], row["name"]): float(row["value"]) for row in csv.DictReader(file)}
+    for row in table["methods"]:
+        for key, mean in row["means"].items():
+            assert float(means[row["name"]][key]) == mean
+            for pair, value in zip(table["pairs"], row["per_pair"][key], strict=True):
+                assert long.pop((row["name"], key, pair)) == value
+    assert not long
+
+
+def test_the_same_input_gives_the_same_bytes(trained, packed, written, tmp_path):
+    again = evaluate(trained, packed, ["fer", "sfnn"], batch=1)
+    write_evaluation(again, CURVES, TRAINING, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_progress_counts_the_pairs(trained, packed):
+    told = []
+    evaluate(trained, packed, ["average"], batch=1, progress=lambda done, total, note: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_strategies_are_read_in_order_and_unknown_ones_refused():
+    assert parse_strategies(" sfnn, fer,sfnn,") == ["sfnn", "fer"]
+    with pytest.raises(InputError, match="unknown strategy median: choose from .*" + ".*".join(STRATEGIES)):
+        parse_strategies("sfnn,median")
+    with pytest.raises(InputError, match="no strategy given"):
+        parse_strategies(" , ")
+
+
+def test_a_blank_image_is_named_instead_of_an_infinite_mean(trained, packed, tmp_path):
+    pairs = np.load(packed / "test.npy")
+    pairs[1, 1] = 0
+    np.save(tmp_path / "test.npy", pairs)
+    (tmp_path / "index.json").write_text((packed / "index.json").read_text())
+    with pytest.raises(InputError, match="psnr of maximum is inf on pair 5002"):
+        evaluate(trained, tmp_path, ["average"])
+
+
+def test_a_model_without_its_training_record_is_refused(trained, tmp_path):
+    assert read_training(trained) == (CURVES, TRAINING)
+    with pytest.raises(InputError, match=r"curves\.json is missing"):
+        read_training(tmp_path)
+
+
+def test_a_report_that_cannot_be_drawn_leaves_nothing(evaluation, tmp_path):
+    with pytest.raises(KeyError):
+        write_evaluation(evaluation, [{"epoch": 1}], TRAINING, tmp_path / "evaluation")
+    assert not (tmp_path / "evaluation").exists()
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), lesions=st.none() | st.integers(0, 2**32))
+def test_pictured_pairs_are_few_distinct_and_spread_over_the_subjects(sizes, lesions):
+    entries = [{"subject": str(subject)} for subject, size in enumerate(sizes) for _ in range(size)]
+    flags = None if lesions is None else np.random.default_rng(lesions).random(len(entries)) < 0.5
+    chosen = choose(entries, flags)
+    counts = Counter(entries[position]["subject"] for position in chosen)
+    assert len(chosen) == len(set(chosen)) <= 6
+    assert len(counts) == min(6, len(sizes))
+    if flags is not None:
+        telling = {entry["subject"] for entry, flag in zip(entries, flags, strict=True) if flag}
+        assert all(flags[position] for position in chosen if entries[position]["subject"] in telling)
+
+
+def test_the_pictures_are_the_pairs_and_their_fusions(evaluation, packed):
+    pairs = PackedPairs.open(packed, "test")
+    for row, picture in enumerate(evaluation.pictures):
+        assert np.array_equal(picture.ct, pairs.images[row, 0])
+        assert np.array_equal(picture.mri, pairs.images[row, 1])
+        assert np.array_equal(picture.fused["maximum"], pairs.images[row].max(0))
+        assert set(picture.fused) == {method.name for method in evaluation.methods}
+
+
+def test_the_summary_admits_a_defeat(evaluation):
+    beaten = with_headline(evaluation, {"network-fer": [0.4, 0.4], "average": [0.3, 0.5], "maximum": [0.6, 0.5]})
+    text = summary(beaten)
+    assert "Elementwise maximum comes first with 0.550" in text
+    assert f"reaches 0.400 and place 2 of {len(evaluation.methods)}" in text
+    assert "It is level with the average (better on 1 of 2 pairs)" in text
+    assert "0.150 below the elementwise maximum (better on 0 of 2 pairs)" in text
+    assert beaten.margin("maximum") == pytest.approx(-0.15)
+
+
+def test_the_summary_tells_a_win_and_the_data(evaluation):
+    text = summary(with_headline(evaluation, {"network-fer": [0.7, 0.7]}))
+    assert "This network, FER, comes first with 0.700" in text
+    assert "0.700 above the average (better on 2 of 2 pairs)" in text
+    assert "trained on 6 pairs of 3 subjects" in text
+    assert "judged on 2 pairs of 1 held-out subject," in text
+    assert "phantom" not in text
+    assert "no image here shows a patient" in summary(replace(evaluation, synthetic=True))
+
+
+def test_the_summary_says_which_features_the_loss_saw(evaluation):
+    assert "a fixed stack of random features" in summary(evaluation)
+    assert "no pretrained network was used" in summary(evaluation)
+    pretrained = summary(evaluation, TRAINING | {"perceptual": "vgg16-bn"})
+    assert "came from the vgg16-bn feature stack" in pretrained and "random" not in pretrained
+    assert "no perceptual loss" in summary(evaluation, TRAINING | {"perceptual": "none"})
+
+
+def test_a_network_of_other_data_is_not_said_to_be_new_to_the_subjects(evaluation):
+    text = summary(evaluation, TRAINING | {"dataset_version": "f" * 32 + ".dir"})
+    assert "it may have seen some of these subjects" in text
+    assert "held-out" not in text
+
+
+def test_the_page_marks_the_best_and_the_candidate_and_loads_nothing(evaluation):
+    page = render_report(with_headline(evaluation, {"maximum": [0.9, 0.9]}), CURVES, TRAINING | {"note": "<b>x</b>"})
+    rows = re.findall(r"<tr(.*?)</tr>", page, re.DOTALL)
+    assert ['"candidate"' in row for row in rows if "This network, FER" in row] == [True]
+    assert [row.count('class="best">0.900') for row in rows if "Elementwise maximum" in row] == [1]
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert "http://" not in page and "https://" not in page
+    assert "<b>x</b>" not in page
+    assert len(page) < 6_000_000
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 500), st.floats(-1e3, 1e6) | st.just(math.nan), st.floats(1e-6, 1e6)),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda row: row[0],
+    ).map(sorted)
+)
+def test_a_curve_is_drawn_inside_its_frame(rows):
+    figure = ElementTree.fromstring(draw_curve("Total <loss>", rows)["svg"])
+    points = [point for line in figure.iter("polyline") for point in line.get("points").split()]
+    points += [f"{dot.get('cx')},{dot.get('cy')}" for dot in figure.iter("circle")]
+    assert len(points) == len(rows) + sum(math.isfinite(train) for _, train, _ in rows)
+    for x, y in (map(float, point.split(",")) for point in points):
+        assert 0 <= x <= WIDTH and 0 <= y <= HEIGHT
+    heights = [float(text.get("y")) for text in figure.iter("text") if text.get("text-anchor") == "end"]
+    assert 2 <= len(heights) <= 9
+    assert all(0 <= height <= HEIGHT for height in heights)
+
+
+def test_a_falling_loss_falls_and_its_scale_is_told():
+    figure = draw_curve("L2", [(1, 1.0, 2.0), (2, 0.1, 0.2), (3, 0.01, 0.02)])
+    (train, _) = ElementTree.fromstring(figure["svg"]).iter("polyline")
+    heights = [float(point.split(",")[1]) for point in train.get("points").split()]
+    assert heights == sorted(heights)
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)
+    assert (figure["log"], figure["train"], figure["validation"]) == (True, "0.01", "0.02")
+    assert draw_curve("L2", [(1, math.nan, math.nan)])["svg"] is None
+
+
+def test_the_component_writes_the_folder_the_metrics_and_the_page(trained, packed, written, tmp_path):
+    folder, metrics = dsl.Dataset(uri=str(tmp_path / "evaluation")), dsl.Metrics()
+    page = dsl.HTML(uri=str(tmp_path / "report.html"))
+    inputs = (dsl.Dataset(uri=str(packed)), dsl.Model(uri=str(trained)))
+    component.python_func(*inputs, "fer,sfnn", "code", folder, metrics, page)
+    table = json.loads((tmp_path / "evaluation" / "table.json").read_text())
+    means = {row["name"]: row["means"] for row in table["methods"]}
+    assert {path.name for path in (tmp_path / "evaluation").iterdir()} == FILES
+    assert Path(page.path).read_bytes() == (tmp_path / "evaluation" / "report.html").read_bytes()
+    margin = means["network-fer"]["qabf"] - means["average"]["qabf"]
+    assert metrics.metadata.pop("qabf_margin_over_average") == pytest.approx(margin, abs=1e-6)
+    assert metrics.metadata == means["network-fer"]
+
+
+def test_the_component_under_the_local_runner(trained, packed, tmp_path, monkeypatch):
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def bring(packed: str, trained: str, dataset: dsl.Output[dsl.Dataset], model: dsl.Output[dsl.Model]):
+        import shutil
+
+        shutil.copytree(packed, dataset.path)
+        shutil.copytree(trained, model.path)
+
+    @dsl.pipeline
+    def judged(packed: str, trained: str):
+        given = bring(packed=packed, trained=trained).outputs
+        component(dataset=given["dataset"], model=given["model"], strategies="average", code_version="1")
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
+    judged(packed=str(packed), trained=str(trained))
+    (table,) = tmp_path.rglob("evaluation/table.json")
+    (page,) = tmp_path.rglob("report")
+    assert json.loads(table.read_text())["candidate"] == "network-average"
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_the_component_compiles_with_its_interface(tmp_path):
+    compiler.Compiler().compile(component, str(tmp_path / "evaluate.json"))
+    described = json.loads((tmp_path / "evaluate.json").read_text())["components"]["comp-evaluate"]
+    assert set(described["inputDefinitions"]["parameters"]) == {"strategies", "code_version"}
+    assert set(described["inputDefinitions"]["artifacts"]) == {"dataset", "model"}
+    kinds = {n: a["artifactType"]["schemaTitle"] for n, a in described["outputDefinitions"]["artifacts"].items()}
+    assert kinds == {"evaluation": "system.Dataset", "metrics": "system.Metrics", "report": "system.HTML"}

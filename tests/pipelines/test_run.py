@@ -1,0 +1,174 @@
+"""The whole pipeline on this machine: every step, its outputs, its cache, its failures, its interruption."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+FUSION = str(Path(sys.executable).parent / "fusion")
+SMALL = [
+    "--phantom-subjects",
+    "3",
+    "--phantom-slices",
+    "2",
+    "--min-pairs",
+    "4",
+    "--epochs",
+    "1",
+    "--crop",
+    "32",
+    "--batch",
+    "2",
+]
+SMALL += ["--strategies", "sfnn,average"]
+
+
+def fusion(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FUSION, *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A folder in which the pipeline ran once, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_the_summary_shows_table_gate_and_places(ran):
+    folder, said = ran
+    for step in ("ingest", "validate", "preprocess", "train", "evaluate", "register"):
+        assert re.search(rf"^{step} +done in \d+\.\d s$", said, re.MULTILINE), step
+    for words in ("This network, SFNN", "Elementwise maximum", "Q^AB/F", "gate ", "ct-mri-fusion-quick version 1"):
+        assert words in said
+    latest = folder / "runs" / "latest"
+    for name in ("report.html", "data-docs.html", "table.json", "table.csv", "registration.json", "run.log"):
+        assert (latest / name).stat().st_size > 0
+        if name.endswith("html"):
+            assert str(latest.resolve().relative_to(folder.resolve()) / name) in said
+
+
+def test_the_held_out_subjects_are_in_no_other_split(ran):
+    folder, _ = ran
+    (index,) = (folder / "runs" / "store").glob("*/preprocess/packed/index.json")
+    splits = json.loads(index.read_text())["splits"]
+    subjects = {split: {entry["subject"] for entry in entries} for split, entries in splits.items()}
+    assert sum(map(len, subjects.values())) == len(set().union(*subjects.values())) == 3
+    table = json.loads((folder / "runs" / "latest" / "table.json").read_text())
+    assert set(table["subjects"]) == subjects["test"]
+
+
+def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing_new(ran):
+    folder, _ = ran
+    done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for step in ("ingest", "validate", "preprocess", "train", "evaluate"):
+        assert re.search(rf"^{step} +unchanged, from the cache$", done.stdout, re.MULTILINE), step
+    assert "registered before" in done.stdout
+    assert "version 1" in done.stdout
+
+
+def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(ran):
+    folder, _ = ran
+    done = fusion("run", *SMALL, "--split-seed", "1", "--epochs", "0", cwd=folder, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 2
+    assert re.search(r"^ingest +unchanged", done.stdout, re.MULTILINE)
+    assert re.search(r"^preprocess +done", done.stdout, re.MULTILINE)
+    assert done.stderr == "error: train: epochs is 0; give at least 1\n"
+
+
+def test_the_registered_model_fuses_by_uri_and_by_default(ran, tmp_path):
+    folder, _ = ran
+    pair = sorted((folder / "runs" / "store").glob("*/ingest/dataset/CT-MRI/*/101001.png"))
+    assert len(pair) == 2
+    ct, mr = map(str, pair)
+    for number, model in enumerate(
+        ([], ["--model", "models:/ct-mri-fusion-quick@champion"], ["--model", "runs/latest/model"])
+    ):
+        done = fusion("fuse", ct, mr, "-o", str(tmp_path / f"{number}.png"), *model, cwd=folder, MLFLOW_TRACKING_URI="")
+        if "models:" in str(model) and done.returncode == 2:
+            # The tiny network need not have won; then the registry names the alias that there is.
+            assert "challenger" in done.stderr
+            model = ["--model", "models:/ct-mri-fusion-quick@challenger"]
+            done = fusion(
+                "fuse", ct, mr, "-o", str(tmp_path / f"{number}.png"), *model, cwd=folder, MLFLOW_TRACKING_URI=""
+            )
+        assert done.returncode == 0, done.stderr
+    images = [(tmp_path / f"{number}.png").read_bytes() for number in range(3)]
+    assert images[0] == images[1] == images[2]
+    assert Image.open(tmp_path / "0.png").size == (256, 256)
+
+
+def test_a_version_that_does_not_exist_is_told_with_those_that_do(ran, tmp_path):
+    folder, _ = ran
+    pair = [str(path) for path in sorted((folder / "runs" / "store").glob("*/ingest/dataset/CT-MRI/*/101001.png"))]
+    for uri, words in (("models:/ct-mri-fusion-quick/9", "1"), ("models:/nothing@champion", "nothing")):
+        done = fusion("fuse", *pair, "-o", str(tmp_path / "o.png"), "--model", uri, cwd=folder, MLFLOW_TRACKING_URI="")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_that_fails_validation_stops_the_run_and_keeps_its_data_docs(ran, tmp_path):
+    folder, _ = ran
+    (source,) = (folder / "runs" / "store").glob("*/ingest/dataset")
+    data = tmp_path / "data" / "CT-MRI"
+    for modality in ("CT", "MRI"):
+        shutil.copytree(source / "CT-MRI" / modality, data / modality)
+    (data / "MRI" / "102001.png").unlink()
+    (data / "CT" / "103001.png").write_bytes((data / "CT" / "103001.png").read_bytes()[:2000])
+    # The second run has the validation from the cache; it must stop as the first did.
+    for _attempt in range(2):
+        done = fusion("run", *SMALL, "--data", str(tmp_path / "data"), cwd=tmp_path, MLFLOW_TRACKING_URI="")
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "CT-MRI/CT/102001.png" in done.stderr
+        assert "CT-MRI/CT/103001.png" in done.stderr
+        docs = Path(re.search(r"see the Data Docs in (\S+)", done.stderr)[1])
+        assert "102001.png" in (tmp_path / docs).read_text()
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_a_server_that_is_down_is_one_line(ran):
+    folder, _ = ran
+    done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "http://127.0.0.1:9 does not answer" in done.stderr
+
+
+def test_an_interrupt_ends_every_process_and_the_next_run_works(tmp_path):
+    command = [FUSION, "run", *SMALL, "--epochs", "500"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": ""}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("preprocess"):
+                break
+        log = next((tmp_path / "runs").glob("*/run.log"))
+        while "progress train" not in log.read_text():
+            assert process.poll() is None
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "interrupted\n"
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    done = fusion("run", *SMALL, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^preprocess +unchanged", done.stdout, re.MULTILINE)
