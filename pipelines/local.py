@@ -199,10 +199,14 @@ def _point_latest(folder: Path) -> None:
 
 def main(parameters: dict[str, Any], runs: Path) -> None:
     """Run the pipeline under KFP's local runner and print where its outputs are; the child process of `run_locally`."""
+    import logging
+
     from kfp import local
 
     from pipelines.training import training_pipeline
 
+    # KFP tells of a cached step outside the logging that it sets up for a running one.
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(runs / "store"),

@@ -32,4 +32,6 @@ def ingest(
     from components.ingest.phantom import PhantomConfig
 
     phantom = PhantomConfig(subjects=phantom_subjects, slices=phantom_slices, seed=seed)
-    dataset.metadata.update(ingest(data, data_version, phantom, Path(dataset.path)))
+    facts = ingest(data, data_version, phantom, Path(dataset.path))
+    # KFP's local cache takes no list in the metadata for the same one again.
+    dataset.metadata.update({key: value for key, value in facts.items() if not isinstance(value, list)})

@@ -161,13 +161,13 @@ def _version(client: MlflowClient, name: str, number: str | None, alias: str | N
     models = client.search_registered_models(f"name = '{name}'")
     if not models:
         known = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise InputError(f"no model {name} in the registry; there is {known}")
+        raise InputError(f"no model {name} in the registry; it has {known}")
     aliases = models[0].aliases
     if alias and alias not in aliases:
-        raise InputError(f"no alias {alias} of {name}; there are {', '.join(sorted(aliases)) or 'none'}")
+        raise InputError(f"no alias {alias} of {name}; it has {', '.join(sorted(aliases)) or 'none'}")
     chosen, versions = str(aliases[alias] if alias else number), _versions(client, name)
     if int(chosen) not in versions:
-        raise InputError(f"no model version {chosen} of {name}; there are {', '.join(map(str, versions)) or 'none'}")
+        raise InputError(f"no model version {chosen} of {name}; it has {', '.join(map(str, versions)) or 'none'}")
     return client.get_model_version(name, chosen)
 
 

@@ -250,7 +250,7 @@ def test_a_falling_loss_falls_and_its_scale_is_told():
 
 
 def test_the_component_writes_the_folder_the_metrics_and_the_page(trained, packed, written, tmp_path):
-    folder, metrics = dsl.Dataset(uri=str(tmp_path / "evaluation")), dsl.Metrics()
+    folder, metrics = dsl.Dataset(uri=str(tmp_path / "evaluation")), dsl.Metrics(uri=str(tmp_path / "metrics"))
     page = dsl.HTML(uri=str(tmp_path / "report.html"))
     inputs = (dsl.Dataset(uri=str(packed)), dsl.Model(uri=str(trained)))
     component.python_func(*inputs, "fer,sfnn", "code", folder, metrics, page)

@@ -100,4 +100,5 @@ def test_the_component_tells_the_version_in_its_metadata(data, tmp_path):
     output = dsl.Dataset(uri=str(tmp_path / "out"))
     ingest_component.python_func(str(data), "", 8, 8, 1, "code", output)
     assert output.metadata["version"] == folder_version(data)
+    assert not any(isinstance(value, list) for value in output.metadata.values()), "KFP's local cache would miss"
     assert (tmp_path / "out" / "manifest.csv").is_file()

@@ -257,7 +257,7 @@ def call_component(folder, **parameters):
     outputs = {
         "data_docs": dsl.HTML(uri=str(folder / "out" / "docs.html")),
         "report": dsl.Artifact(uri=str(folder / "out" / "report.json")),
-        "metrics": dsl.Metrics(),
+        "metrics": dsl.Metrics(uri=str(folder / "metrics.json")),
     }
     arguments = {"dataset": dsl.Dataset(uri=str(folder)), "min_pairs": 6, "code_version": "1"} | parameters
     try:

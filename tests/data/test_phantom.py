@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.ingest.imaging import image_mri
 from components.ingest.phantom import STRUCTURES, PhantomConfig, SlicePair, subject_volume, write_phantom
-from components.ingest.subject import draw_subject
+from components.ingest.phantom.imaging import image_mri
+from components.ingest.phantom.subject import draw_subject
 from model.errors import InputError
 
 SMALL = PhantomConfig(subjects=2, slices=3, size=64)

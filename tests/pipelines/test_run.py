@@ -113,11 +113,11 @@ def test_the_registered_model_fuses_by_uri_and_by_default(ran, tmp_path):
 def test_a_version_that_does_not_exist_is_told_with_those_that_do(ran, tmp_path):
     folder, _ = ran
     pair = [str(path) for path in sorted((folder / "runs" / "store").glob("*/ingest/dataset/CT-MRI/*/101001.png"))]
-    for uri, words in (("models:/ct-mri-fusion-quick/9", "1"), ("models:/nothing@champion", "nothing")):
-        done = fusion("fuse", *pair, "-o", str(tmp_path / "o.png"), "--model", uri, cwd=folder, MLFLOW_TRACKING_URI="")
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-        assert words in done.stderr
+    uri = "models:/ct-mri-fusion-quick/9"
+    done = fusion("fuse", *pair, "-o", str(tmp_path / "o.png"), "--model", uri, cwd=folder, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no model version 9") and done.stderr.count("\n") == 1
+    assert "it has 1" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -149,17 +149,19 @@ def test_a_server_that_is_down_is_one_line(ran):
     assert "http://127.0.0.1:9 does not answer" in done.stderr
 
 
-def test_an_interrupt_ends_every_process_and_the_next_run_works(tmp_path):
+def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
+    folder, _ = ran
+    logs = set((folder / "runs").glob("*/run.log"))
     command = [FUSION, "run", *SMALL, "--epochs", "500"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": ""}
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("preprocess"):
                 break
-        log = next((tmp_path / "runs").glob("*/run.log"))
+        (log,) = set((folder / "runs").glob("20*/run.log")) - logs
         while "progress train" not in log.read_text():
             assert process.poll() is None
         family = psutil.Process(process.pid).children(recursive=True)
@@ -169,6 +171,6 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(tmp_path):
     assert process.returncode == 130
     assert said == "interrupted\n"
     assert not psutil.wait_procs(family, timeout=5)[1]
-    done = fusion("run", *SMALL, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+    done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^preprocess +unchanged", done.stdout, re.MULTILINE)
+    assert not list((folder / "runs" / "store").rglob("*.partial"))

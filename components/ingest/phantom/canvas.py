@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.ingest.subject import Point, Subject
+from components.ingest.phantom.subject import Point, Subject
 
 Array = NDArray[np.float64]
 Cone = tuple[float, float, float, float]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.canvas import Array, Canvas, coverage
-from components.ingest.subject import Focus
+from components.ingest.phantom.canvas import Array, Canvas, coverage
+from components.ingest.phantom.subject import Focus
 
 # What a lesion shows in its own modality (T2 signal or Hounsfield units), and how ragged its outline is.
 LESIONS = {"oedema": (182, 0.28), "tumour": (196, 0.15), "haemorrhage": (70, 0.16), "calcification": (190, 0.22)}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.ingest.subject import Subject
+from components.ingest.phantom.subject import Subject
 
 Array = NDArray[np.float64]
 

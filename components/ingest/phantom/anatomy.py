@@ -11,8 +11,8 @@ from functools import reduce
 
 import numpy as np
 
-from components.ingest.canvas import Array, Canvas, coverage
-from components.ingest.subject import Subject
+from components.ingest.phantom.canvas import Array, Canvas, coverage
+from components.ingest.phantom.subject import Subject
 
 # (x, y, z, radius) along one lateral ventricle: frontal horn, body, atrium; then its two other horns.
 VENTRICLE = (

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.ingest.anatomy import paint_head
-from components.ingest.canvas import FIELD_MM, Array, fold_lattice
-from components.ingest.imaging import image_ct, image_mri
-from components.ingest.lesions import paint_lesions
-from components.ingest.subject import Subject, draw_subject
+from components.ingest.phantom.anatomy import paint_head
+from components.ingest.phantom.canvas import FIELD_MM, Array, fold_lattice
+from components.ingest.phantom.imaging import image_ct, image_mri
+from components.ingest.phantom.lesions import paint_lesions
+from components.ingest.phantom.subject import Subject, draw_subject
 from model.errors import InputError
 
 STRUCTURES = ("bone", "ventricles", "mri_lesion", "ct_lesion")
