@@ -38,7 +38,6 @@ def evaluate(
     result = step.evaluate(Path(model.path), Path(dataset.path), names, progress=progress)
     step.write_evaluation(result, curves, training, Path(evaluation.path))
     shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
-    for name, value in result.candidate_metrics().items():
-        metrics.log_metric(name, value)
+    metrics.metadata.update(result.candidate_metrics())
     # KFP's local cache looks for a file behind every artifact.
     Path(metrics.path).write_text(json.dumps(metrics.metadata))
