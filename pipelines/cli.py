@@ -132,14 +132,25 @@ def ui(
     runs: Runs = Path("runs"),
 ) -> None:
     """Open the MLflow page on the local store; Ctrl-C ends it."""
+    import socket
+
     from pipelines.local import local_tracking_uri
 
     if not (runs / "mlflow.db").exists():
         raise InputError(f"no local MLflow store in {runs}; `fusion run` makes one")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise InputError(f"port {port} is taken; choose another with --port")
+    typer.echo(f"MLflow at http://127.0.0.1:{port}, in some ten seconds (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", local_tracking_uri(runs)]
-    typer.echo(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    os.execve(
+        sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], os.environ | settings
+    )
 
 
 def main() -> None:

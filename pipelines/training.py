@@ -10,7 +10,7 @@
 
 from typing import NamedTuple
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.evaluate.component import evaluate as evaluate_step
 from components.ingest.component import ingest as ingest_step
@@ -19,7 +19,8 @@ from components.register.component import register as register_step
 from components.train.component import train as train_step
 from components.validate.component import validate as validate_step
 
-STEPS = ("ingest", "validate", "preprocess", "train", "evaluate", "register")
+# The ConfigMap and the Secret that the register step's environment comes from on a cluster.
+CLUSTER_SETTINGS = "atlas-fusion"
 
 
 class Results(NamedTuple):
@@ -125,6 +126,9 @@ def training_pipeline(
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
+    kubernetes.use_config_map_as_env(registered, CLUSTER_SETTINGS, {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI"})
+    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    kubernetes.use_secret_as_env(registered, CLUSTER_SETTINGS, {name: name for name in credentials}, optional=True)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

@@ -5,13 +5,17 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 from PIL import Image
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 FUSION = str(Path(sys.executable).parent / "fusion")
 SMALL = [
@@ -147,6 +151,27 @@ def test_a_server_that_is_down_is_one_line(ran):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "http://127.0.0.1:9 does not answer" in done.stderr
+
+
+def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
+    folder, _ = ran
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen(
+        [FUSION, "ui", "--port", str(port)], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        retrying = requests.Session()
+        retrying.mount("http://", HTTPAdapter(max_retries=Retry(total=9, backoff_factor=0.5)))
+        search = f"http://127.0.0.1:{port}/api/2.0/mlflow/registered-models/search"
+        found = retrying.get(search, timeout=30).json()
+        taken = fusion("ui", "--port", str(port), cwd=folder)
+        family = psutil.Process(server.pid).children(recursive=True)
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    assert [model["name"] for model in found["registered_models"]] == ["ct-mri-fusion-quick"]
+    assert (taken.returncode, taken.stderr) == (2, f"error: port {port} is taken; choose another with --port\n")
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
 
 def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
