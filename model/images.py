@@ -28,20 +28,22 @@ def read_grey(path: Path) -> Tensor:
 
 def read_grey_bytes(path: Path) -> Pixels:
     """Read an 8-bit grey image as uint8 of shape (H, W); the conditions and errors are those of `read_grey`."""
-    if not path.exists():
-        raise InputError(f"no such image: {path}; check the path")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name one image file")
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as stream, Image.open(stream) as image:
             image.load()
             return _grey(image, path)
+    except FileNotFoundError:
+        raise InputError(f"no such image: {path}; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name one image file") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read; check its permissions") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image this program reads; give an 8-bit grey PNG") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path} claims more pixels than any slice has; give an image of ordinary size") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again") from None
+        raise InputError(f"{path} is damaged or no path ({error}); fetch it again") from None
 
 
 def _grey(image: Image.Image, path: Path) -> Pixels:
@@ -61,20 +63,19 @@ def write_grey(path: Path, image: Tensor) -> None:
 
     The file appears whole or not at all. Raises InputError if the folder or the file type cannot be written.
     """
-    if path.suffix.lower() not in Image.registered_extensions():
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
         raise InputError(f"cannot tell an image format from {path.name!r}; end the name in .png")
     levels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     picture = Image.fromarray(levels)
-    write_atomically(
-        path, lambda partial: picture.save(partial, format=Image.registered_extensions()[path.suffix.lower()])
-    )
+    write_atomically(path, lambda partial: picture.save(partial, format=kind))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file aside, then move it into place; raises InputError if that place cannot be written."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file to write")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file to write")
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -m components.train.worker settings.json
 
 Every process sees its share of each epoch's shuffled images; DDP averages the gradients. What happens leaves the loop
-through the `on_step` and `on_epoch` callbacks of rank 0.
+through the `on_step` and `on_epoch` callbacks of rank 0. BatchNorm learns from each process's own batch; the statistics
+that it stores are those of rank 0.
 """
 
 import math
@@ -58,11 +59,18 @@ class Singles:
     def __len__(self) -> int:
         return 2 * len(self.pairs)
 
-    def crops(self, indices: Tensor, corners: Tensor, size: int) -> Tensor:
-        """Square crops (n, 1, size, size) in [0, 1] of the images at `indices`, top left at `corners` (n, 2)."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image."""
+        height, width = self.pairs.images.shape[-2:]
+        return height, width
+
+    def crops(self, indices: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+        """Crops (n, 1, *size) in [0, 1] of the images at `indices`, top left at `corners` (n, 2)."""
+        height, width = size
         pixels = np.stack(
             [
-                self.pairs.images[i // 2, i % 2, y : y + size, x : x + size]
+                self.pairs.images[i // 2, i % 2, y : y + height, x : x + width]
                 for i, (y, x) in zip(indices.tolist(), corners.tolist(), strict=True)
             ]
         )
@@ -87,15 +95,8 @@ def train(
     rank 0. Raises InputError if the data is too small for the crop or the batch, or if the loss is no longer finite.
     """
     rank, world = _rank_and_world()
-    singles, size = Singles(training), config.crop or min(training.images.shape[-2:])
-    if size > min(training.images.shape[-2:]):
-        raise InputError(f"crop is {size}, the images have {training.images.shape[-2:]}; give a smaller crop")
-    steps_an_epoch = len(singles) // (config.batch * world)
-    if steps_an_epoch == 0:
-        raise InputError(
-            f"{len(singles)} training images do not fill one batch of {config.batch} in {world} processes;"
-            " lower the batch"
-        )
+    steps = steps_an_epoch(config, training, world)
+    singles, size = Singles(training), crop_size(config, training)
     with _determinism(config.seed):
         network = FusionNetwork()
         model: nn.Module = DistributedDataParallel(network) if world > 1 else network
@@ -110,30 +111,53 @@ def train(
                 optimiser.step()
                 values = torch.stack([losses[term].detach() for term in TERMS])
                 sums += values
-                done = (epoch - 1) * steps_an_epoch + step
+                done = (epoch - 1) * steps + step
                 _check_finite(values, done)
                 if rank == 0:
-                    on_step(done, config.epochs * steps_an_epoch, float(values[0]))
+                    on_step(done, config.epochs * steps, float(values[0]))
             record = {
                 "epoch": epoch,
-                "step": epoch * steps_an_epoch,
-                "train": _averaged(sums / steps_an_epoch, world),
-                "validation": _validate(network, criterion, Singles(validation), size, config.batch),
+                "step": epoch * steps,
+                "train": _named(_summed(sums / steps, world) / world),
+                "validation": _validate(network, criterion, Singles(validation), size, config.batch, rank, world),
             }
             if rank == 0:
                 on_epoch(record)
     return network
 
 
+def steps_an_epoch(config: TrainingConfig, training: PackedPairs, world: int) -> int:
+    """How many steps each of `world` processes takes an epoch; raises InputError if the data is too small."""
+    crop_size(config, training)
+    images = 2 * len(training)
+    if steps := images // (config.batch * world):
+        return steps
+    raise InputError(
+        f"{images} training images do not fill batches of {config.batch} in {world} processes; lower the batch"
+    )
+
+
+def crop_size(config: TrainingConfig, pairs: PackedPairs) -> tuple[int, int]:
+    """Height and width of a training crop; of whole images without their last row or column if odd, as avg2 needs."""
+    height, width = pairs.images.shape[-2:]
+    if config.crop > min(height, width):
+        raise InputError(f"crop is {config.crop}, the images are {width}x{height}; give a smaller crop")
+    return (config.crop, config.crop) if config.crop else (height // 2 * 2, width // 2 * 2)
+
+
 def _batches(
-    config: TrainingConfig, singles: Singles, size: int, epoch: int, rank: int, world: int
+    config: TrainingConfig, singles: Singles, size: tuple[int, int], epoch: int, rank: int, world: int
 ) -> Iterator[Tensor]:
     """The batches of one epoch for one process: its share of a common shuffle, cropped and flipped."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(singles), generator=generator)
-    height, width = singles.pairs.images.shape[-2:]
+    height, width = singles.size
     corners = torch.stack(
-        [torch.randint(0, side - size + 1, (len(singles),), generator=generator) for side in (height, width)], dim=1
+        [
+            torch.randint(0, side - crop + 1, (len(singles),), generator=generator)
+            for side, crop in zip((height, width), size, strict=True)
+        ],
+        dim=1,
     )
     flips = torch.rand(len(singles), generator=generator) < 0.5
     mine = order[rank::world]
@@ -145,18 +169,23 @@ def _batches(
 
 @torch.no_grad()
 def _validate(
-    network: FusionNetwork, criterion: FusionLoss, singles: Singles, size: int, batch: int
+    network: FusionNetwork,
+    criterion: FusionLoss,
+    singles: Singles,
+    size: tuple[int, int],
+    batch: int,
+    rank: int,
+    world: int,
 ) -> dict[str, float]:
     """The mean losses over the central crops of the validation images, normalised image by image as in fusion."""
-    height, width = singles.pairs.images.shape[-2:]
-    centre = torch.tensor([[(height - size) // 2, (width - size) // 2]])
-    sums = torch.zeros(len(TERMS))
-    for start in range(0, len(singles), batch):
-        indices = torch.arange(start, min(start + batch, len(singles)))
+    centre = torch.tensor([[(side - crop) // 2 for side, crop in zip(singles.size, size, strict=True)]])
+    sums, mine = torch.zeros(len(TERMS)), torch.arange(rank, len(singles), world)
+    for start in range(0, len(mine), batch):
+        indices = mine[start : start + batch]
         target = singles.crops(indices, centre.expand(len(indices), 2), size)
         losses = criterion(network(target, "image"), target)
         sums += torch.stack([losses[term] for term in TERMS]) * len(indices)
-    return _named(sums / len(singles))
+    return _named(_summed(sums, world) / len(singles))
 
 
 def _check_finite(values: Tensor, step: int) -> None:
@@ -169,11 +198,10 @@ def _check_finite(values: Tensor, step: int) -> None:
         raise InputError(f"the {bad} loss is no longer finite at step {step}; lower the learning rate")
 
 
-def _averaged(values: Tensor, world: int) -> dict[str, float]:
+def _summed(values: Tensor, world: int) -> Tensor:
     if world > 1:
         distributed.all_reduce(values)
-        values /= world
-    return _named(values)
+    return values
 
 
 def _named(values: Tensor) -> dict[str, float]:

@@ -77,8 +77,9 @@ class FeatureStack(nn.Module):
 def feature_stack(source: str) -> FeatureStack:
     """The stack named "random", "vgg16-bn" or "vgg19", or the one whose torchvision weights lie in a safetensors file.
 
-    The VGG weights come from the cache or the model zoo, their checksum verified. Raises InputError if they cannot be
-    had or do not fit; nothing else is ever used in their place.
+    The VGG weights come from the model zoo once, the download verified by the zoo's checksum and kept as safetensors;
+    the zoo's own file is read with torch's loader for weights alone, which runs no code. Raises InputError if they
+    cannot be had or do not fit; nothing else is ever used in their place.
     """
     if source == "random":
         return _random_stack()
@@ -122,9 +123,9 @@ def _fetch(name: str) -> Path:
     if target.is_file():
         return target
     address, checksum = MODEL_ZOO[name]
-    cache.mkdir(parents=True, exist_ok=True)
     download, partial = cache / address.rpartition("/")[2], cache / f".{name}.{os.getpid()}"
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(download), hash_prefix=checksum, progress=False)
         weights = torch.load(download, map_location="cpu", weights_only=True)
         save_file({key: value for key, value in weights.items() if key.startswith("features.")}, partial)

@@ -55,11 +55,15 @@ def run(
     **given: Any,
 ) -> None:
     """Run the whole pipeline on this machine: data, validation, training, evaluation, registration, reports."""
+    import signal
+
     from pipelines.display import LiveSteps, print_summary
     from pipelines.local import StepFailed, run_locally
     from pipelines.prepare import prepare
 
     parameters = prepare(profile, {name: value for name, value in given.items() if value is not None})
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)
     try:
         with LiveSteps() as steps:
             result = run_locally(parameters, runs, steps.tell)
@@ -86,8 +90,8 @@ def compile_(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="First image (CT), 8-bit grey.")],
-    b: Annotated[Path, typer.Argument(help="Second image (MR), same size.")],
+    a: Annotated[Path, typer.Argument(help="First image (CT), 8-bit grey.", readable=False)],
+    b: Annotated[Path, typer.Argument(help="Second image (MR), same size.", readable=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write the fused image to.")],
     model: Annotated[
         str | None,

@@ -8,9 +8,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("model", "components")
 
 
-def code_version() -> str:
-    """A digest of everything the steps run; a change in it makes every cached step run again."""
+def code_version(*files: Path) -> str:
+    """A digest of the steps' sources, the lock and further `files`; with another one every cached step runs again."""
     digest = hashlib.sha256()
+    for file in (_ROOT / "requirements.lock", *files):
+        if file.is_file():
+            digest.update(file.read_bytes())
     for package in _PACKAGES:
         for path in sorted((_ROOT / package).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:

@@ -74,15 +74,15 @@ def print_summary(result: RunResult) -> None:
         values = (method["means"][measure["name"]] for measure in table["measures"])
         grid.add_row(method["title"], *(f"{value:.3f}" for value in values), style=style)
     console.print(grid)
-    standing = "champion" if made["promoted"] else "challenger"
+    standing = " and ".join(made["aliases"]) or "no alias"
     again = ", registered before" if made["already_registered"] else ""
-    console.print(f"gate      {'promoted' if made['promoted'] else 'not promoted'}: {made['reason']}")
+    console.print(f"gate      {'promoted' if made['promoted'] else 'not promoted'}: {made['reason']}", soft_wrap=True)
     console.print(f"model     {made['model_name']} version {made['version']} ({standing}{again})")
     for name, place in (
         ("report", result.folder / "report.html"),
         ("data docs", result.folder / "data-docs.html"),
         ("MLflow", f"{made['tracking_uri']} (`fusion ui` or `make ui` shows it)"),
     ):
-        console.print(f"{name:<9} {place}", soft_wrap=True)
+        console.print(f"{name:<9} {place}", soft_wrap=True, markup=False)
     cached = f", {len(result.cached)} steps from the cache" if result.cached else ""
     console.print(f"all done in {result.seconds:.0f} s{cached}")

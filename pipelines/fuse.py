@@ -32,4 +32,8 @@ def _model_folder(model: str | None, runs: Path) -> Path:
     from components.register.registry import resolve_model
     from pipelines.local import local_tracking_uri
 
-    return resolve_model(model, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs))
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if not server and not (runs / "mlflow.db").exists():
+        raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "atlas-fusion" / "models"
+    return resolve_model(model, cache, server or local_tracking_uri(runs))

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from components.progress import parse
 from model.errors import InputError
@@ -104,16 +106,17 @@ def run_locally(parameters: Parameters, runs: Path, tell: Callable[[Event], None
     folder = _new_folder(runs)
     with (folder / "run.log").open("w") as file:
         log = _Log(file, tell)
+        before = set(_stored(runs))
         with _runner(parameters, runs) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.read(line)
             code = process.wait()
     if code or not log.outputs:
-        _keep_data_docs(runs, folder, log.cached.get("validate"))
+        docs = _keep_data_docs(runs, folder, before, log.cached.get("validate"))
         if log.input_error:
-            docs = " in " + str(folder / "data-docs.html") if log.input_error.endswith("see the Data Docs") else ""
-            raise InputError(f"{log.step}: {log.input_error}{docs}")
+            more = f"; Data Docs: {docs}" if docs and log.step == "preprocess" else ""
+            raise InputError(f"{log.step}: {log.input_error}{more}")
         raise StepFailed(
             f"step {log.step or 'start'} failed: {log.exception or f'exit code {code}'}; see {folder / 'run.log'}"
         )
@@ -139,6 +142,8 @@ def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs),
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "PYTHONUNBUFFERED": "1",
+        # A module of the user's own in the current folder must not stand in for one of ours.
+        "PYTHONSAFEPATH": "1",
     }
     command = [sys.executable, "-m", "pipelines.local", json.dumps(asdict(parameters)), str(runs)]
     process = subprocess.Popen(
@@ -151,14 +156,24 @@ def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, sign)
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
+    """End the runner and everything it started; torchrun's workers have sessions of their own, so each is named."""
+    if process.poll() is not None:
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            _signal(member, psutil.Process.terminate)
+        for member in psutil.wait_procs(family, timeout=_GRACE_SECONDS)[1]:
+            _signal(member, psutil.Process.kill)
+        process.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _signal(member: psutil.Process, send: Callable[[psutil.Process], None]) -> None:
+    with suppress(psutil.NoSuchProcess):
+        send(member)
 
 
 def local_tracking_uri(runs: Path) -> str:
@@ -170,24 +185,31 @@ def _collect(outputs: dict[str, str], folder: Path) -> tuple[dict[str, Any], dic
     """Put what a person looks at into the run's folder, under names with endings."""
     shutil.copyfile(outputs["data_docs"], folder / "data-docs.html")
     shutil.copyfile(outputs["registration"], folder / "registration.json")
-    shutil.copytree(outputs["model"], folder / "model")
     for path in Path(outputs["evaluation"]).iterdir():
         shutil.copyfile(path, folder / path.name)
-    return json.loads((folder / "table.json").read_text()), json.loads((folder / "registration.json").read_text())
+    table, registration = (json.loads((folder / f"{name}.json").read_text()) for name in ("table", "registration"))
+    shutil.copytree(outputs["model"], folder / "model")
+    # The model fuses by the strategy that was judged, here as in the registry.
+    config = folder / "model" / "config.json"
+    strategy = table["candidate"].removeprefix("network-")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"strategy": strategy}, indent=2) + "\n")
+    return table, registration
 
 
-def _keep_data_docs(runs: Path, folder: Path, cache_key: str | None) -> None:
-    """After a failure, keep the Data Docs if the run got so far as to have them, from this run or from the cache."""
+def _stored(runs: Path) -> Iterator[Path]:
+    return (runs / "store").glob("atlas-fusion-training-*")
+
+
+def _keep_data_docs(runs: Path, folder: Path, before: set[Path], cache_key: str | None) -> Path | None:
+    """After a failure, keep the Data Docs if the run got so far as to have them, of its own or from the cache."""
+    made = [path / "validate" / "data_docs" for path in set(_stored(runs)) - before]
     if cache_key:
-        docs = [
-            Path(json.loads(e.read_text())["data_docs"]["uri"]) for e in (runs / "cache").glob(f"{cache_key}*.json")
-        ]
-    else:
-        newest = max((runs / "store").glob("atlas-fusion-training-*"), default=runs)
-        docs = [newest / "validate" / "data_docs"]
-    for path in docs:
+        entries = (runs / "cache").glob(f"{cache_key}*.json")
+        made = [Path(json.loads(entry.read_text())["data_docs"]["uri"]) for entry in entries]
+    for path in made:
         if path.is_file():
-            shutil.copyfile(path, folder / "data-docs.html")
+            return Path(shutil.copyfile(path, folder / "data-docs.html"))
+    return None
 
 
 def _point_latest(folder: Path) -> None:
@@ -202,11 +224,16 @@ def main(parameters: dict[str, Any], runs: Path) -> None:
     import logging
 
     from kfp import local
+    from kfp.local import subprocess_task_handler
 
     from pipelines.training import training_pipeline
 
     # KFP tells of a cached step outside the logging that it sets up for a running one.
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    # KFP would put this interpreter's path, unquoted, in place of every "python3" in a step's command, the names of its
+    # folders included. Found first on the PATH, the interpreter needs no replacing.
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    subprocess_task_handler.replace_python_executable = lambda command, _: command
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(runs / "store"),

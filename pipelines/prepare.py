@@ -1,32 +1,53 @@
-"""Fill in what a local run knows about itself: absolute paths, the data's version, the code's."""
+"""Check a local run's parameters as far as can be before it starts, and fill in what it knows about itself."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from components.evaluate.evaluation import parse_strategies
 from components.ingest.dataset import PHANTOM, check_folder
+from components.ingest.phantom import PhantomConfig
 from components.ingest.version import folder_version
+from components.register.registry import check_names
+from components.register.tracking import check_reachable
+from components.train.launch import training_config
 from model.errors import InputError
-from model.strategies import STRATEGIES
+from model.vgg import STACKS
 from pipelines.code import code_version, git_commit
 from pipelines.parameters import Parameters, with_profile
 
 
 def prepare(profile: str, given: dict[str, Any]) -> Parameters:
-    """The parameters of a local run, checked as far as can be without starting it.
+    """The parameters of a local run, with absolute paths, the data's version and the code's.
 
-    Raises InputError for a profile, folder or strategy that does not exist.
+    Raises InputError for whatever can be seen to be wrong without starting the run.
     """
     parameters = with_profile(profile, given)
-    for strategy in parameters.strategies.split(","):
-        if strategy.strip() not in STRATEGIES:
-            raise InputError(f"unknown fusion strategy {strategy.strip()!r}; choose from {', '.join(STRATEGIES)}")
-    changes: dict[str, Any] = {"code_version": code_version(), "git_commit": git_commit()}
+    _check(parameters)
+    changes: dict[str, Any] = {"git_commit": git_commit()}
     if parameters.data != PHANTOM:
         folder = check_folder(Path(parameters.data)).resolve()
         changes["data"] = str(folder)
         # The version is a step's input, so that the cache follows the data.
         changes["data_version"] = parameters.data_version or folder_version(folder)
-    if (perceptual := Path(parameters.perceptual)).is_file():
-        changes["perceptual"] = str(perceptual.resolve())
+    stack = Path(parameters.perceptual).resolve() if parameters.perceptual not in STACKS else None
+    if stack:
+        changes["perceptual"] = str(stack)
+    changes["code_version"] = code_version(*([stack] if stack else []))
     return replace(parameters, **changes)
+
+
+def _check(p: Parameters) -> None:
+    parse_strategies(p.strategies)
+    check_names(p.model_name, p.experiment)
+    training_config(p.epochs, p.batch, p.crop, p.learning_rate, p.gradient_weight, p.perceptual_weight, p.seed)
+    if p.data == PHANTOM:
+        PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
+    for name, value in (("processes", p.processes), ("min_pairs", p.min_pairs)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; give at least 1")
+    if p.perceptual not in STACKS and not Path(p.perceptual).is_file():
+        raise InputError(f"no feature stack {p.perceptual!r}: give {', '.join(STACKS)}, or a VGG safetensors file")
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        check_reachable(server)

@@ -127,7 +127,7 @@ def training_pipeline(
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
     kubernetes.use_config_map_as_env(registered, CLUSTER_SETTINGS, {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI"})
-    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
     kubernetes.use_secret_as_env(registered, CLUSTER_SETTINGS, {name: name for name in credentials}, optional=True)
     return Results(
         data_docs=validated.outputs["data_docs"],

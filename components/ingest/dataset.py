@@ -59,6 +59,13 @@ def ingest(data: str, expected_version: str, phantom: PhantomConfig, target: Pat
 
 def check_folder(folder: Path) -> Path:
     """Return `folder` if it holds `CT-MRI/CT` and `CT-MRI/MRI` with files in both; raise InputError otherwise."""
+    try:
+        return _check_folder(folder)
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}; check --data and its permissions") from None
+
+
+def _check_folder(folder: Path) -> Path:
     if not folder.exists():
         raise InputError(f"no such data folder: {folder}; check --data")
     if not folder.is_dir():
@@ -67,7 +74,7 @@ def check_folder(folder: Path) -> Path:
         images = folder / COLLECTION / modality
         if not images.is_dir():
             inside = all((folder / each).is_dir() for each in MODALITIES)
-            remedy = f"give its parent {folder.resolve().parent}" if inside else "see README, section Data"
+            remedy = f"give its parent {folder.resolve().parent}" if inside else "see the README on its layout"
             raise InputError(f"{folder} has no folder {COLLECTION}/{modality}; {remedy}")
         if not any(images.iterdir()):
             raise InputError(f"{images} is empty; put its PNG slices there")

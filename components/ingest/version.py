@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,11 +20,11 @@ def file_md5(path: Path) -> str:
 
 def data_files(folder: Path) -> list[Path]:
     """Every file under a data folder, sorted by relative path; hidden files and folders are none of the data."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def tree_version(md5s: Iterable[tuple[str, str]]) -> str:

@@ -44,4 +44,4 @@ def register(
     made = registry.register(*folders, origin, experiment=experiment, model_name=model_name)
     Path(registration.path).write_text(json.dumps(asdict(made), indent=2) + "\n")
     Path(summary.path).write_text(registry.summarise(made))
-    registration.metadata.update({"version": made.version, "promoted": made.promoted, "uri": made.uri})
+    registration.metadata.update({"version": made.version, "standing": made.standing, "uri": made.uri})

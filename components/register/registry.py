@@ -26,11 +26,17 @@ ABOUT = (
 )
 
 
+# The tag of a version that says its alias was set, by the gate's word.
+GATE_TAG = "gate"
+
+
 @dataclass(frozen=True)
 class Registration:
-    """A version in the registry: how to load it (`uri`), whether it is the champion, and the gate's reason and checks.
+    """A version in the registry: how to load it (`uri`), the aliases it has, and what the gate said of it.
 
-    `already_registered` says that the same weights and the same evaluation were there before, so nothing was added.
+    `promoted`, `reason` and `checks` are the gate's word when the version was made; `aliases` are today's, since
+    another version may have taken its place. `already_registered` says that the same weights with the same evaluation
+    were there before, so nothing was added.
     """
 
     model_name: str
@@ -42,6 +48,12 @@ class Registration:
     checks: list[dict[str, Any]]
     already_registered: bool
     tracking_uri: str
+    aliases: list[str]
+
+    @property
+    def standing(self) -> str:
+        """Its aliases in words."""
+        return " and ".join(self.aliases) or "without an alias"
 
 
 def register(
@@ -64,8 +76,7 @@ def register(
     """
     from model.fuser import weights_sha256
 
-    if not re.fullmatch(r"[\w.-]+", model_name):
-        raise InputError(f"model name {model_name!r}: use letters, digits, '.', '-' and '_' only")
+    check_names(model_name, experiment)
     judged = Judged.read(folder, evaluation, packed)
     identity = {"weights_sha256": weights_sha256(folder), "table_md5": _md5(judged.table)}
     with connected(tracking_uri) as client:
@@ -95,11 +106,18 @@ def register(
             return _finish(client, made, already_registered=False)
 
 
+def check_names(model_name: str, experiment: str) -> None:
+    """Raise InputError for a name that the registry would not take."""
+    if not re.fullmatch(r"[\w.-]+", model_name):
+        raise InputError(f"model name {model_name!r}: use letters, digits, '.', '-' and '_' only")
+    if not experiment.strip():
+        raise InputError("the experiment has no name; give one")
+
+
 def summarise(made: Registration) -> str:
     """The outcome of a registration in Markdown: the version, the gate's reason, and its checks as a table."""
-    standing = "the champion" if made.promoted else "a challenger"
     lines = [
-        f"# {made.model_name} version {made.version} is {standing}",
+        f"# {made.model_name} version {made.version}: {made.standing}",
         "",
         f"{made.reason}.{' It was registered before; nothing was added.' if made.already_registered else ''}",
         "",
@@ -115,11 +133,11 @@ def summarise(made: Registration) -> str:
     return "\n".join(lines) + "\n"
 
 
-def resolve_model(uri: str, cache: Path | None = None, tracking_uri: str = "") -> Path:
+def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
     """The local model folder behind `models:/name/3`, `models:/name@champion` or a plain path.
 
-    A version of the registry is fetched once into `cache` (without one: a temporary folder) and checked against the
-    SHA-256 in its tags. Raises InputError if there is no such model, version or alias, naming those there are.
+    A version of the registry is fetched once into `cache` and checked against the SHA-256 in its tags. Raises
+    InputError if there is no such model, version or alias, naming those there are.
     """
     if not uri.startswith("models:/"):
         return Path(uri)
@@ -131,7 +149,7 @@ def resolve_model(uri: str, cache: Path | None = None, tracking_uri: str = "") -
         digest = version.tags.get("weights_sha256", "")
         if not digest:
             raise InputError(f"{uri} was not registered by this program; choose another version")
-        target = (cache or Path(tempfile.mkdtemp(prefix="fusion-"))) / f"{version.name}-{version.version}-{digest[:12]}"
+        target = cache / f"{version.name}-{version.version}-{digest[:12]}"
         if not target.exists():
             _download(version, target)
     return target
@@ -183,9 +201,11 @@ def _finish(client: MlflowClient, version: ModelVersion, already_registered: boo
     import mlflow
 
     verdict = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")
-    # A version without an alias that nothing came after was left so by a registration cut short.
-    if not version.aliases and int(version.version) == max(_versions(client, version.name)):
+    # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
+    if GATE_TAG not in version.tags:
         _set_aliases(client, version.name, version.version, verdict["promoted"])
+        client.set_model_version_tag(version.name, version.version, GATE_TAG, _word(verdict["promoted"]))
+        version = client.get_model_version(version.name, version.version)
     return Registration(
         model_name=version.name,
         version=str(version.version),
@@ -193,8 +213,13 @@ def _finish(client: MlflowClient, version: ModelVersion, already_registered: boo
         run_id=version.run_id,
         already_registered=already_registered,
         tracking_uri=shown(client.tracking_uri),
+        aliases=sorted(version.aliases),
         **verdict,
     )
+
+
+def _word(promoted: bool) -> str:
+    return "promoted" if promoted else "refused"
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

@@ -36,7 +36,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     server does not answer or refuses, or the file is no database; what MLflow refuses later becomes an InputError too.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    _check(uri)
+    check_reachable(uri)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -65,11 +65,11 @@ def shown(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
-def _check(uri: str) -> None:
+def check_reachable(uri: str) -> None:
+    """Raise InputError unless `uri` names an MLflow server that answers or a database file that can be one."""
     if not uri:
         raise InputError(
-            "no MLflow to register with: set MLFLOW_TRACKING_URI or give tracking_uri, a server's http://... or"
-            " sqlite:////absolute/path/mlflow.db"
+            "no MLflow named: set MLFLOW_TRACKING_URI to a server's http://... or sqlite:////absolute/path/mlflow.db"
         )
     if file := sqlite_path(uri):
         _check_database(file)

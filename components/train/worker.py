@@ -78,4 +78,6 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except InputError as error:
-        sys.exit(f"InputError: {error}")
+        # One write, so that two processes failing together do not mix their lines.
+        os.write(sys.stderr.fileno(), f"InputError: {error}\n".encode())
+        sys.exit(2)

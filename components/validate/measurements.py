@@ -42,7 +42,7 @@ def measure_images(folder: Path) -> pd.DataFrame:
 
     And what one image tells only beside others: `partner`, whether the other modality has an image of the same name;
     `pair`, that name where it has; `size`, such as "256x256"; `size_mismatch`, "128x128 against 256x256" where the
-    partner is of another size; `content`, modality and `sha256`; `subject_pairs`, how many pairs the subject has.
+    partner is of another size; `subject_pairs`, how many pairs the subject has.
 
     Raises:
         InputError: the folder is no ingest output (no manifest, a column missing, no row, no dataset.json).
@@ -125,7 +125,6 @@ def _pair_up(table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
     names = set(zip(table["modality"], table["name"], strict=True))
     table["partner"] = [key in names for key in zip(other, table["name"], strict=True)]
     table["pair"] = table["name"].where(table["partner"])
-    table["content"] = table["modality"] + " " + table["sha256"]
     table["size"] = (table["width"].astype("string") + "x" + table["height"].astype("string")).astype("object")
     sizes = dict(zip(zip(table["modality"], table["name"], strict=True), table["size"], strict=True))
     partner_size = pd.Series([sizes.get(key) for key in zip(other, table["name"], strict=True)], table.index)

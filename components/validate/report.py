@@ -40,7 +40,7 @@ class ValidationReport:
         """Raise InputError, all critical failures in one line, where the dataset did not pass."""
         if not self.passed:
             complaints = "; ".join(finding.complaint for finding in self.critical_failures)
-            raise InputError(f"validation failed: {complaints}; see the Data Docs")
+            raise InputError(f"validation failed: {complaints}")
 
     @classmethod
     def read(cls, path: Path) -> ValidationReport:

@@ -124,10 +124,10 @@ def _checks(table: pd.DataFrame, min_pairs: int) -> list[_Check]:
             ignore_row_if="either_value_is_missing",
         ),
         critical(
-            "No two images of a modality are the same, pixel by pixel.",
+            "No two images are the same, pixel by pixel, in one modality or across both.",
             "with the same content as another",
             gx.ExpectColumnValuesToBeUnique,
-            column="content",
+            column="sha256",
         ),
         critical(
             f"There are at least {MIN_SUBJECTS} subjects, so that a split by subject is possible.",

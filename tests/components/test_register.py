@@ -337,6 +337,14 @@ class TestSuccession:
         aliases = store.client.get_registered_model("heirs").aliases
         versions = {alias: str(version) for alias, version in aliases.items()}
         assert versions == {"previous": "1", "champion": "2", "challenger": "3"}
+        again = register(make_folders(tmp_path / "again", qabf=0.50), store.uri, "heirs")
+        assert (again.version, again.already_registered, again.standing) == ("1", True, "previous")
+
+    def test_an_alias_taken_away_by_hand_stays_away(self, store: SimpleNamespace, tmp_path: Path) -> None:
+        register(make_folders(tmp_path), store.uri, "withdrawn")
+        store.client.delete_registered_model_alias("withdrawn", "champion")
+        again = register(make_folders(tmp_path / "again"), store.uri, "withdrawn")
+        assert (again.version, again.standing) == ("1", "without an alias")
 
     def test_a_registration_cut_short_is_finished_by_the_next(
         self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -406,7 +414,7 @@ class TestBadInput:
 
 class TestResolve:
     def test_a_plain_path_needs_no_registry(self, tmp_path: Path) -> None:
-        assert registry.resolve_model(str(tmp_path)) == tmp_path
+        assert registry.resolve_model(str(tmp_path), tmp_path / "cache") == tmp_path
 
     @pytest.mark.parametrize("uri", ["models:/ct-mri/1", "models:/ct-mri@champion"])
     def test_a_version_is_fetched_whole_and_kept(self, store: SimpleNamespace, tmp_path: Path, uri: str) -> None:
@@ -416,11 +424,11 @@ class TestResolve:
         (folder / "kept").touch()
         assert (registry.resolve_model(uri, tmp_path / "cache", store.uri) / "kept").exists()
 
-    def test_without_a_cache_the_environment_names_the_server(
-        self, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    def test_the_environment_names_the_server(
+        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-        assert Fuser.load(registry.resolve_model("models:/ct-mri/1")).strategy == "sfnn"
+        assert Fuser.load(registry.resolve_model("models:/ct-mri/1", tmp_path)).strategy == "sfnn"
 
     @pytest.mark.parametrize(
         ("uri", "message"),
@@ -432,9 +440,11 @@ class TestResolve:
             ("models:/ct-mri/Production", "models:/NAME/VERSION"),
         ],
     )
-    def test_what_is_not_there_is_said_with_what_is(self, store: SimpleNamespace, uri: str, message: str) -> None:
+    def test_what_is_not_there_is_said_with_what_is(
+        self, store: SimpleNamespace, tmp_path: Path, uri: str, message: str
+    ) -> None:
         with pytest.raises(InputError, match=message):
-            registry.resolve_model(uri, None, store.uri)
+            registry.resolve_model(uri, tmp_path, store.uri)
 
     def test_weights_that_were_changed_in_the_store_are_refused(self, store: SimpleNamespace, tmp_path: Path) -> None:
         made = register(make_folders(tmp_path), store.uri, "tampered")
@@ -485,11 +495,11 @@ class TestComponent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
         metadata = run_component(make_folders(tmp_path / "in"), tmp_path / "out")
         written = json.loads((tmp_path / "out" / "registration.json").read_text())
-        assert metadata == {"version": "1", "promoted": True, "uri": "models:/direct/1"}
+        assert metadata == {"version": "1", "standing": "champion", "uri": "models:/direct/1"}
         assert (written["model_name"], written["promoted"], written["already_registered"]) == ("direct", True, False)
         assert {"version", "uri", "run_id", "reason", "checks", "tracking_uri"} <= set(written)
         summary = (tmp_path / "out" / "summary.md").read_text()
-        assert "direct version 1 is the champion" in summary and "qabf above maximum" in summary
+        assert "direct version 1: champion" in summary and "qabf above maximum" in summary
 
     def test_compiled_it_tells_the_kubeflow_ui_what_its_inputs_are(self, tmp_path: Path) -> None:
         compiler.Compiler().compile(component.register, str(tmp_path / "register.yaml"))

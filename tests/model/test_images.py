@@ -43,6 +43,7 @@ def test_wrong_files_are_named_with_a_remedy(tmp_path, grey):
         "empty.png": (lambda path: path.touch(), "not an image"),
         "folder.png": (lambda path: path.mkdir(), "is a folder"),
         "missing.png": (lambda path: None, "no such image"),
+        "x" * 300 + ".png": (lambda path: None, "no path"),
     }
     for name, (make, complaint) in cases.items():
         make(tmp_path / name)
@@ -67,6 +68,8 @@ def test_a_place_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, gr
         (tmp_path / "absent" / "out.png", "cannot write"),
         (tmp_path / "out.xyz", "image format"),
         (tmp_path / "out", "image format"),
+        (tmp_path / "out.psd", "image format"),
+        (tmp_path / ("x" * 300 + ".png"), "cannot write"),
     ):
         with pytest.raises(InputError, match=complaint):
             write_grey(path, image)

@@ -67,7 +67,7 @@ def test_an_epoch_shows_every_image_once_whatever_the_number_of_processes(packed
     seen = [
         round(float(image.mean()) * 255)
         for rank in range(world)
-        for batch in _batches(config, singles, 16, 1, rank, world)
+        for batch in _batches(config, singles, (16, 16), 1, rank, world)
         for image in batch
     ]
     assert sorted(seen) == levels.tolist()
@@ -75,7 +75,7 @@ def test_an_epoch_shows_every_image_once_whatever_the_number_of_processes(packed
 
 def test_crops_are_the_pixels_of_their_image(packed):
     pairs = PackedPairs.open(packed, "train")
-    crops = Singles(pairs).crops(torch.tensor([0, 3]), torch.tensor([[0, 0], [5, 7]]), 16)
+    crops = Singles(pairs).crops(torch.tensor([0, 3]), torch.tensor([[0, 0], [5, 7]]), (16, 16))
     assert np.array_equal((crops[0, 0] * 255).round().numpy(), pairs.images[0, 0, :16, :16])
     assert np.array_equal((crops[1, 0] * 255).round().numpy(), pairs.images[1, 1, 5:21, 7:23])
 
@@ -83,6 +83,18 @@ def test_crops_are_the_pixels_of_their_image(packed):
 def test_a_loss_that_is_not_finite_stops_with_step_and_term(packed):
     with pytest.raises(InputError, match=r"the \w+ loss is no longer finite at step \d+; lower the learning rate"):
         run(packed, loss=LossWeights(gradient=1e39))
+
+
+@pytest.mark.parametrize("shape", [(33, 33), (32, 47), (20, 18)])
+def test_whole_images_of_any_shape_are_trained_on(packed, shape: tuple[int, int]):
+    height, width = shape
+    splits = [PackedPairs.open(packed, split) for split in ("train", "validation")]
+    cut = [PackedPairs(pairs.images[..., :height, :width], pairs.entries, pairs.index) for pairs in splits]
+    sizes = []
+    features = feature_stack("random")
+    features.register_forward_pre_hook(lambda module, images: sizes.append(tuple(images[0].shape[-2:])))
+    train(TrainingConfig(epochs=1, crop=0), *cut, features)
+    assert set(sizes) == {(height // 2 * 2, width // 2 * 2)}
 
 
 @pytest.mark.parametrize(

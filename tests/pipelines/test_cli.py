@@ -1,6 +1,7 @@
 """The command line: its help, its parameters, and one line with exit code 2 for whatever is wrong with the input."""
 
 import inspect
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -125,13 +126,13 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, refused):
         ("ct.png", "mr.png", "-o", "/proc/o.png", *model): "cannot write /proc/o.png",
         ("ct.png", "mr.png", "-o", "o.png", "--model", "absent"): "absent holds no model",
         ("ct.png", "mr.png", "-o", "o.png"): "no model yet",
-        ("ct.png", "mr.png", "-o", "o.png", "--model", "models:/none/1"): "none",
+        ("ct.png", "mr.png", "-o", "o.png", "--model", "models:/none/1"): "no local MLflow store in runs",
         ("ct.png", "mr.png", "-o", "o.png", *model, "--strategy", "best"): "unknown fusion strategy 'best'",
         ("ct.png", "mr.png", "-o", "o.png", *model, "--batchnorm", "train"): "unknown BatchNorm statistics 'train'",
     }
     for arguments, words in cases.items():
         assert words in refused("fuse", *arguments)
-    assert [path for path in sorted(folder.rglob("*")) if "runs" not in path.parts] == before
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, refused):
@@ -142,7 +143,15 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
         ("--data", "file"): "file is a file",
         ("--data", "empty"): "CT is empty",
         ("--profile", "slow"): "no profile 'slow'; choose one of quick, atlas",
-        ("--strategies", "sfnn,best"): "unknown fusion strategy 'best'",
+        ("--strategies", "sfnn,best"): "unknown strategy best",
+        ("--epochs", "0"): "epochs is 0",
+        ("--learning-rate", "nan"): "learning rate is nan",
+        ("--perceptual-weight", "-1"): "loss weights",
+        ("--perceptual", "absent.safetensors"): "no feature stack 'absent.safetensors'",
+        ("--processes", "0"): "processes is 0",
+        ("--phantom-subjects", "0"): "subjects is 0",
+        ("--model-name", "a/b"): "model name 'a/b'",
+        ("--experiment", ""): "experiment has no name",
         ("--profile", "atlas"): "no such data folder: data",
     }
     before = sorted(tmp_path.rglob("*"))
@@ -151,6 +160,12 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
     assert sorted(tmp_path.rglob("*")) == before
     assert fusion("run", "--epochs", "many").returncode == 2
     assert "cannot write" in refused("run", "--runs", "file/runs")
+
+
+def test_a_server_that_is_down_is_told_before_anything_starts(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("os.environ", os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert "http://127.0.0.1:9 does not answer" in refused("run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_phantom_is_written_once_and_never_over_something_else(tmp_path, fusion, refused):

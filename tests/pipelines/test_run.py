@@ -85,11 +85,11 @@ def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing
 
 def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(ran):
     folder, _ = ran
-    done = fusion("run", *SMALL, "--split-seed", "1", "--epochs", "0", cwd=folder, MLFLOW_TRACKING_URI="")
+    done = fusion("run", *SMALL, "--split-seed", "1", "--crop", "512", cwd=folder, MLFLOW_TRACKING_URI="")
     assert done.returncode == 2
     assert re.search(r"^ingest +unchanged", done.stdout, re.MULTILINE)
     assert re.search(r"^preprocess +done", done.stdout, re.MULTILINE)
-    assert done.stderr == "error: train: epochs is 0; give at least 1\n"
+    assert done.stderr == "error: train: crop is 512, the images are 256x256; give a smaller crop\n"
 
 
 def test_the_registered_model_fuses_by_uri_and_by_default(ran, tmp_path):
@@ -140,17 +140,9 @@ def test_a_dataset_that_fails_validation_stops_the_run_and_keeps_its_data_docs(r
         assert done.stderr.count("\n") == 1
         assert "CT-MRI/CT/102001.png" in done.stderr
         assert "CT-MRI/CT/103001.png" in done.stderr
-        docs = Path(re.search(r"see the Data Docs in (\S+)", done.stderr)[1])
+        docs = Path(re.search(r"; Data Docs: (\S+)", done.stderr)[1])
         assert "102001.png" in (tmp_path / docs).read_text()
     assert not (tmp_path / "runs" / "latest").exists()
-
-
-def test_a_server_that_is_down_is_one_line(ran):
-    folder, _ = ran
-    done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "http://127.0.0.1:9 does not answer" in done.stderr
 
 
 def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
@@ -174,7 +166,8 @@ def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
-def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
+def test_an_interrupt_ends_every_process_and_the_next_run_works(ran, signals):
     folder, _ = ran
     logs = set((folder / "runs").glob("*/run.log"))
     command = [FUSION, "run", *SMALL, "--epochs", "500"]
@@ -190,12 +183,33 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
         while "progress train" not in log.read_text():
             assert process.poll() is None
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 3
-        process.send_signal(signal.SIGINT)
+        assert len(family) >= 5, "the runner, its step, torchrun and two workers"
+        for sign in signals:
+            process.send_signal(sign)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == "interrupted\n"
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not [member for member in family if member.is_running()]
     done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not list((folder / "runs" / "store").rglob("*.partial"))
+
+
+def test_awkward_folder_names_and_a_strategy_of_choice(ran, tmp_path):
+    # KFP puts the interpreter in place of every "python3"; a module of the current folder could stand in for ours.
+    folder = tmp_path / "it's a python3 [b]folder[/b]"
+    folder.mkdir()
+    (folder / "model.py").write_text("raise SystemExit('the wrong model')")
+    (source,) = (ran[0] / "runs" / "store").glob("*/ingest/dataset")
+    for modality in ("CT", "MRI"):
+        shutil.copytree(source / "CT-MRI" / modality, tmp_path / "images" / modality)
+    (folder / "data").mkdir()
+    (folder / "data" / "CT-MRI").symlink_to(tmp_path / "images")
+    arguments = [*SMALL[:-1], "fer,sfnn", "--data", "data"]
+    done = fusion("run", *arguments, cwd=folder, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in folder.iterdir() if path.name not in ("data", "model.py")] == ["runs"]
+    (latest,) = {path.resolve() for path in (folder / "runs").glob("latest")}
+    assert str(latest.relative_to(folder.resolve()) / "report.html") in done.stdout
+    # The model that is left fuses by the strategy that was judged.
+    assert json.loads((latest / "model" / "config.json").read_text())["strategy"] == "fer"
+    assert json.loads((latest / "table.json").read_text())["candidate"] == "network-fer"
