@@ -49,8 +49,8 @@ ui: $(READY) ## Open the MLflow page on the local store
 	@$(BIN)/fusion ui $(ARGS)
 
 .PHONY: lock
-lock: ## Resolve the dependencies of pyproject.toml anew
-	@infra/lock.sh
+lock: ## Lock what pyproject.toml changed, keeping every other pin
+	@PYTHON=$(PYTHON) infra/lock.sh
 
 .PHONY: clean
 clean: ## Remove .venv and caches; runs/ with its models only with RUNS=1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write requirements.lock and requirements-cuda.lock from pyproject.toml (`make lock`).
+# Write requirements.lock and requirements-cuda.lock from pyproject.toml, keeping every pin that still fits (`make lock`).
 #
 # The lock names torch without a local version and lists the hashes of both builds of it: the index's CUDA build, and
 # the CPU build that pip's find-links offer, where this runs on a machine that has one. What only the CUDA build needs
@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-python3.11}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$python" -m venv "$scratch/uv"
@@ -19,7 +19,7 @@ compile() {
 
 find_links=$("$python" -m pip config get :env:.find-links 2>/dev/null || "$python" -m pip config get global.find-links 2>/dev/null || true)
 [ -n "$find_links" ] || { echo "no pip find-links with a CPU build of torch; its hash would be missing" >&2; exit 2; }
-[ -f requirements.lock ] && sed 's/ *\\$//; /--hash/d' requirements.lock requirements-cuda.lock | sed 's/^torch==.*/torch==2.13.0/' >"$scratch/pins.txt"
+[ -f requirements.lock ] && sed 's/ *\\$//; /--hash/d' requirements.lock requirements-cuda.lock | sed -E 's/^(torch==[0-9.]*).*/\1/' >"$scratch/pins.txt"
 [ -f "$scratch/pins.txt" ] || : >"$scratch/pins.txt"
 
 UV_FIND_LINKS=$find_links compile --constraint "$scratch/pins.txt" --output-file "$scratch/cpu.lock"

@@ -52,6 +52,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "model_name": "ct-mri-fusion",
         "data": "data",
         "epochs": 100,
+        "processes": 1,
         "crop": 0,
         "learning_rate": 1e-4,
         "perceptual": "vgg16-bn",
