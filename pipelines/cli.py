@@ -138,10 +138,12 @@ def ui(
     """Open the MLflow page on the local store; Ctrl-C ends it."""
     import socket
 
+    from components.register.tracking import check_reachable
     from pipelines.local import local_tracking_uri
 
     if not (runs / "mlflow.db").exists():
         raise InputError(f"no local MLflow store in {runs}; `fusion run` makes one")
+    check_reachable(local_tracking_uri(runs))
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise InputError(f"port {port} is taken; choose another with --port")

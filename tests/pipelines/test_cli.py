@@ -188,5 +188,8 @@ def test_the_installed_command_answers_help_and_refuses_like_any_program(tmp_pat
     assert (done.returncode, done.stderr) == (2, "error: no such data folder: absent; check --data\n")
 
 
-def test_ui_without_a_store_says_what_makes_one(refused):
+def test_ui_without_a_store_says_what_makes_one(tmp_path, refused):
     assert "`fusion run` makes one" in refused("ui")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").write_text("no database")
+    assert "mlflow.db is no database" in refused("ui")
