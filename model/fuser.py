@@ -1,7 +1,9 @@
-"""A saved model and a fusion strategy, ready to fuse images: what consumers and the registry use."""
+"""A saved network and a fusion strategy, ready to fuse images: what consumers and the registry use."""
 
 import hashlib
 import json
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,24 +11,29 @@ from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from model.errors import InputError
-from model.network import FusionNetwork
-from model.strategies import STRATEGIES
+from model.fast import SMALLEST, FastDecoder, FastEncoder
+from model.network import CHANNELS, Autoencoder, FusionNetwork
+from model.networks import NETWORKS
+from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+SHIPPED_MODEL = Path(__file__).parent / "weights" / "dilran-subject"
 BATCHNORM = ("image", "stored")
+PRECISIONS = ("float32", "bfloat16")
+_KEPT = 2**24  # floats, 64 MiB: enough for pairs up to 295x295
 
 
 @dataclass(frozen=True)
 class FuserConfig:
     """How a saved network fuses: its strategy, and whose statistics BatchNorm uses ("image" or "stored")."""
 
-    strategy: str = "sfnn"
+    strategy: str = DEFAULT_STRATEGY
     batchnorm: str = "image"
     network: str = "dilran"
 
@@ -34,7 +41,7 @@ class FuserConfig:
         for value, known, what in (
             (self.strategy, tuple(STRATEGIES), "fusion strategy"),
             (self.batchnorm, BATCHNORM, "BatchNorm statistics"),
-            (self.network, ("dilran",), "network"),
+            (self.network, tuple(NETWORKS), "network"),
         ):
             if value not in known:
                 raise InputError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
@@ -43,14 +50,33 @@ class FuserConfig:
 class Fuser:
     """Fuses pairs of grey images with one network and one strategy."""
 
-    def __init__(self, network: FusionNetwork, config: FuserConfig | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: Autoencoder,
+        config: FuserConfig | None = None,
+        device: str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.config = config or FuserConfig()
-        self.device = torch.device(device)
+        self.device = _device(device)
+        self.precision = precision
         self.network = network.to(self.device).eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fast: tuple[FastEncoder, FastDecoder] | None = None
+        self._scratch = threading.local()
+        if isinstance(network, FusionNetwork) and self.device.type == "cpu" and precision == "float32":
+            self._fast = FastEncoder(network.encoder), FastDecoder(network.decoder)
 
     @classmethod
     def load(
-        cls, folder: Path, strategy: str | None = None, batchnorm: str | None = None, device: str = "cpu"
+        cls,
+        folder: Path,
+        strategy: str | None = None,
+        batchnorm: str | None = None,
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> "Fuser":
         """Load a model folder (`weights.safetensors`, `config.json`), optionally with another strategy or statistics.
 
@@ -61,26 +87,30 @@ class Fuser:
                 raise InputError(
                     f"{folder} holds no model: {name} is missing; name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
                 )
-        network = FusionNetwork()
         try:
             saved = json.loads((folder / CONFIG_FILE).read_text())
-            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(f"{folder} holds a damaged model ({error}); fetch it again") from None
-        except RuntimeError:
-            raise InputError(
-                f"{folder / WEIGHTS_FILE} holds the weights of another architecture; train or fetch a model of this one"
-            ) from None
         if not isinstance(saved, dict) or not set(saved) <= set(FuserConfig.__dataclass_fields__):
             raise InputError(f"{folder / CONFIG_FILE} is not the configuration of this program's model; fetch it again")
         changes = {"strategy": strategy, "batchnorm": batchnorm}
-        return cls(network, FuserConfig(**saved | {k: v for k, v in changes.items() if v is not None}), device)
+        config = FuserConfig(**saved | {k: v for k, v in changes.items() if v is not None})
+        network = NETWORKS[config.network]()
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError:
+            raise InputError(
+                f"{folder / WEIGHTS_FILE} holds the weights of another architecture than {config.network}; train or"
+                " fetch a model of this one"
+            ) from None
+        return cls(network, config, device, precision)
 
     def save(self, folder: Path) -> None:
         """Write the model folder; the same network and configuration give the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.contiguous().cpu() for name, tensor in self.network.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).write_bytes(save(state))
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
     @property
@@ -95,19 +125,31 @@ class Fuser:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """The encodings (N, 64, H, W) of images (N, 1, H, W) in [0, 1], H and W even."""
-        return cast(Tensor, self.network.encoder(images.to(self.device), self.batchnorm))
+        """The encodings (N, 64, H, W) of images (N, 1, H, W) in [0, 1], H and W divisible by the network's multiple."""
+        return self._encode(images, None)
+
+    def _encode(self, images: Tensor, scratch: Tensor | None) -> Tensor:
+        images = images.to(self.device)
+        if self._fast and min(images.shape[-2:]) >= SMALLEST:
+            return self._fast[0](images, self.batchnorm, scratch)
+        with self._autocast():
+            return cast(Tensor, self.network.encoder(images, self.batchnorm)).float()
 
     @torch.inference_mode()
     def decode(self, encodings: Tensor) -> Tensor:
         """The images (N, 1, H, W), clamped to [0, 1], of encodings (N, 64, H, W)."""
-        return cast(Tensor, self.network.decoder(encodings)).clamp(0, 1)
+        if self._fast and min(encodings.shape[-2:]) >= SMALLEST:
+            return self._fast[1](encodings).clamp_(0, 1)
+        with self._autocast():
+            return cast(Tensor, self.network.decoder(encodings)).float().clamp(0, 1)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse pairs: two (N, 1, H, W) in [0, 1] to one, on the Fuser's device.
 
-        An odd height or width is padded by its last row or column and cropped again. Raises InputError if the shapes
-        differ or a pixel is not finite.
+        Any number of pairs: they are taken a few at a time, so that memory does not grow with N beyond the images. A
+        height or width that the network cannot divide is padded by its last row or column and cropped again. Raises
+        InputError if the shapes differ or a pixel is not finite; pixels on an accelerator are not looked at, since that
+        would wait for it.
         """
         return self.fuse_each(a, b, [self.strategy])[self.strategy]
 
@@ -116,18 +158,55 @@ class Fuser:
         """Fuse pairs by several strategies, encoding them once; the conditions are those of `fuse`."""
         check_pair(a, b)
         height, width = a.shape[-2:]
-        padding = (0, width % 2, 0, height % 2)
-        encodings = [self.encode(F.pad(image.float(), padding, mode="replicate")) for image in (a, b)]
-        return {name: self.decode(STRATEGIES[name](*encodings))[..., :height, :width] for name in strategies}
+        multiple = self.network.multiple
+        padding = (0, -width % multiple, 0, -height % multiple)
+        fused: dict[str, list[Tensor]] = {name: [] for name in strategies}
+        for pair in zip(torch.split(a, self._chunk), torch.split(b, self._chunk), strict=True):
+            images = F.pad(torch.cat(pair).float(), padding, mode="replicate")
+            encodings, images = self._encode(images, self._scratch_for(images)), images.to(self.device)
+            for name, done in fused.items():
+                done.append(self.decode(STRATEGIES[name](*encodings.chunk(2), *images.chunk(2)))[..., :height, :width])
+        return {name: torch.cat(images) for name, images in fused.items()}
+
+    @property
+    def _chunk(self) -> int:
+        """How many pairs at a time: as many as keep an accelerator busy; on a CPU one, which its cache can hold."""
+        return 1 if self.device.type == "cpu" else 16
+
+    def _scratch_for(self, images: Tensor) -> Tensor | None:
+        """Memory for the encodings of these images, kept from pair to pair, one a thread; none for large ones."""
+        shape = (len(images) + 1, *images.shape[-2:], CHANNELS)
+        if not self._fast or math.prod(shape) > _KEPT:
+            return None
+        kept = getattr(self._scratch, "memory", None)
+        if kept is None or kept.shape != shape:
+            kept = self._scratch.memory = torch.empty(shape)
+        return kept
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name; InputError where torch does not know it or this machine lacks it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"device {name!r} cannot be used here ({reason}); choose cpu, or cuda where there is a GPU"
+        ) from None
+    return device
 
 
 def check_pair(a: Tensor, b: Tensor) -> None:
-    """Raise InputError unless both are finite image batches (N, 1, H, W) of one shape."""
+    """Raise InputError unless both are image batches (N, 1, H, W) of one shape, and finite where a CPU holds them."""
     if a.shape != b.shape:
         raise InputError(f"the two images differ in size: {_size(a)} and {_size(b)}; resample one to the other's size")
     if a.ndim != 4 or a.shape[1] != 1 or 0 in a.shape:
         raise InputError(f"images must have shape (N, 1, H, W), not {tuple(a.shape)}")
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+    if any(image.device.type == "cpu" and not torch.isfinite(image).all() for image in (a, b)):
         raise InputError("an image has pixels that are not finite; replace them before fusing")
 
 

@@ -20,9 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.errors import InputError
 from model.losses import TERMS, FusionLoss, LossWeights
-from model.network import FusionNetwork
+from model.network import Autoencoder
+from model.networks import NETWORKS
 from model.pairs import PackedPairs
 from model.vgg import FeatureStack
+
+SCHEDULES = ("constant", "cosine")
+WARM_UP = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class TrainingConfig:
     """How to train; the defaults are the published experiment's.
 
     `batch` counts single images a process and step, `crop` is the side of the random square crops in pixels (0: whole
-    images), `learning_rate` is Adam's.
+    images), `learning_rate` is Adam's. `schedule` "constant" keeps it; "cosine" raises it linearly over the first
+    twentieth of the steps and lets it fall to zero along half a cosine. `network` is a name in NETWORKS.
     """
 
     epochs: int = 100
@@ -39,13 +44,19 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     seed: int = 3407
     loss: LossWeights = field(default_factory=LossWeights)
+    schedule: str = "constant"
+    network: str = "dilran"
 
     def __post_init__(self) -> None:
+        for what, chosen, known in (("schedule", self.schedule, SCHEDULES), ("network", self.network, tuple(NETWORKS))):
+            if chosen not in known:
+                raise InputError(f"unknown {what} {chosen!r}; choose one of {', '.join(known)}")
         for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1), ("crop", self.crop, 0)):
             if value < least:
                 raise InputError(f"{name} is {value}; give at least {least}")
-        if self.crop % 2 or 0 < self.crop < 16:
-            raise InputError(f"crop is {self.crop}; give 0 for whole images or an even number from 16 up")
+        multiple = max(2, NETWORKS[self.network].multiple)
+        if self.crop % multiple or 0 < self.crop < 16:
+            raise InputError(f"crop is {self.crop}; give 0 for whole images or a multiple of {multiple} from 16 up")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning rate is {self.learning_rate}; give a number between 0 and 1")
 
@@ -88,7 +99,7 @@ def train(
     features: FeatureStack,
     on_step: StepCallback = lambda step, steps, loss: None,
     on_epoch: EpochCallback = lambda record: None,
-) -> FusionNetwork:
+) -> Autoencoder:
     """Train a network; the same configuration, data and number of processes give the same weights on one machine.
 
     `on_step(step, steps, loss)` and `on_epoch({"epoch", "step", "train": losses, "validation": losses})` are called on
@@ -98,10 +109,12 @@ def train(
     steps = steps_an_epoch(config, training, world)
     singles, size = Singles(training), crop_size(config, training)
     with _determinism(config.seed):
-        network = FusionNetwork()
+        network: Autoencoder = NETWORKS[config.network]()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model: nn.Module = DistributedDataParallel(network) if world > 1 else network
         criterion = FusionLoss(config.loss, features)
         optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(config.schedule, config.epochs * steps))
         for epoch in range(1, config.epochs + 1):
             sums = torch.zeros(len(TERMS))
             for step, batch in enumerate(_batches(config, singles, size, epoch, rank, world), 1):
@@ -109,6 +122,7 @@ def train(
                 optimiser.zero_grad()
                 losses["total"].backward()
                 optimiser.step()
+                scheduler.step()
                 values = torch.stack([losses[term].detach() for term in TERMS])
                 sums += values
                 done = (epoch - 1) * steps + step
@@ -138,11 +152,22 @@ def steps_an_epoch(config: TrainingConfig, training: PackedPairs, world: int) ->
 
 
 def crop_size(config: TrainingConfig, pairs: PackedPairs) -> tuple[int, int]:
-    """Height and width of a training crop; of whole images without their last row or column if odd, as avg2 needs."""
+    """Height and width of a training crop; whole images lose the rows and columns that the network cannot divide."""
     height, width = pairs.images.shape[-2:]
     if config.crop > min(height, width):
         raise InputError(f"crop is {config.crop}, the images are {width}x{height}; give a smaller crop")
-    return (config.crop, config.crop) if config.crop else (height // 2 * 2, width // 2 * 2)
+    if config.crop:
+        return config.crop, config.crop
+    multiple = max(2, NETWORKS[config.network].multiple)
+    return height // multiple * multiple, width // multiple * multiple
+
+
+def _schedule(name: str, steps: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step from 0."""
+    if name == "constant":
+        return lambda step: 1.0
+    rising = max(1, round(steps * WARM_UP))
+    return lambda step: min((step + 1) / rising, 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1.0)))
 
 
 def _batches(
@@ -169,7 +194,7 @@ def _batches(
 
 @torch.no_grad()
 def _validate(
-    network: FusionNetwork,
+    network: Autoencoder,
     criterion: FusionLoss,
     singles: Singles,
     size: tuple[int, int],

@@ -21,11 +21,16 @@ class Parameters:
     phantom_subjects: int = _parameter(8, "How many subjects the phantom has.")
     phantom_slices: int = _parameter(8, "How many slices each phantom subject has.")
     min_pairs: int = _parameter(16, "Fewer pairs than this stop the run.")
+    split: str = _parameter(
+        "subject", "How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks)."
+    )
     split_seed: int = _parameter(0, "Which subjects are held out follows from this seed.")
+    network: str = _parameter("dilran", "What is trained: dilran (the poster's network), msrpan or msdra.")
     epochs: int = _parameter(12, "How often every training image is seen.")
     batch: int = _parameter(4, "Single images a process and step.")
     crop: int = _parameter(64, "Side of the random square training crops in pixels; 0 trains on whole images.")
     learning_rate: float = _parameter(1e-3, "Adam's learning rate.")
+    schedule: str = _parameter("constant", "Of the learning rate: constant, or cosine (falls to zero).")
     gradient_weight: float = _parameter(0.2, "Weight of the gradient loss beside the L2 loss.")
     perceptual_weight: float = _parameter(0.2, "Weight of the perceptual loss beside the L2 loss.")
     perceptual: str = _parameter(
@@ -35,7 +40,7 @@ class Parameters:
     processes: int = _parameter(2, "How many training processes torchrun starts.")
     seed: int = _parameter(3407, "Seed of the phantom, of the initial weights, of shuffling and crops.")
     strategies: str = _parameter(
-        "sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
+        "default,sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
     )
     experiment: str = _parameter("atlas-fusion", "MLflow experiment.")
     model_name: str = _parameter("ct-mri-fusion-quick", "Name of the model in the MLflow registry.")

@@ -42,17 +42,20 @@ def training_pipeline(
     phantom_subjects: int = 8,
     phantom_slices: int = 8,
     min_pairs: int = 16,
+    split: str = "subject",
     split_seed: int = 0,
+    network: str = "dilran",
     epochs: int = 12,
     batch: int = 4,
     crop: int = 64,
     learning_rate: float = 1e-3,
+    schedule: str = "constant",
     gradient_weight: float = 0.2,
     perceptual_weight: float = 0.2,
     perceptual: str = "random",
     processes: int = 2,
     seed: int = 3407,
-    strategies: str = "sfnn,fl1n,fer,average,maximum",
+    strategies: str = "default,sfnn,fl1n,fer,average,maximum",
     experiment: str = "atlas-fusion",
     model_name: str = "ct-mri-fusion-quick",
     profile: str = "quick",
@@ -67,11 +70,14 @@ def training_pipeline(
         phantom_subjects: How many subjects the phantom has.
         phantom_slices: How many slices each phantom subject has.
         min_pairs: Fewer pairs than this stop the run.
+        split: How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks).
         split_seed: Which subjects are held out follows from this seed.
+        network: What is trained: dilran (the poster's network), msrpan or msdra.
         epochs: How often every training image is seen.
         batch: Single images a process and step.
         crop: Side of the random square training crops in pixels; 0 trains on whole images.
         learning_rate: Adam's learning rate.
+        schedule: Of the learning rate: constant, or cosine (falls to zero).
         gradient_weight: Weight of the gradient loss beside the L2 loss.
         perceptual_weight: Weight of the perceptual loss beside the L2 loss.
         perceptual: Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.
@@ -95,15 +101,21 @@ def training_pipeline(
     dataset = ingested.outputs["dataset"]
     validated = validate_step(dataset=dataset, min_pairs=min_pairs, code_version=code_version)
     preprocessed = preprocess_step(
-        dataset=dataset, validation=validated.outputs["report"], split_seed=split_seed, code_version=code_version
+        dataset=dataset,
+        validation=validated.outputs["report"],
+        split=split,
+        split_seed=split_seed,
+        code_version=code_version,
     )
     packed = preprocessed.outputs["packed"]
     trained = train_step(
         packed=packed,
+        network=network,
         epochs=epochs,
         batch=batch,
         crop=crop,
         learning_rate=learning_rate,
+        schedule=schedule,
         gradient_weight=gradient_weight,
         perceptual_weight=perceptual_weight,
         perceptual=perceptual,

@@ -9,15 +9,17 @@ from components.image import IMAGE
 def preprocess(
     dataset: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Artifact],
+    split: str,
     split_seed: int,
     code_version: str,
     packed: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Split the pairs by subject and pack them for training; a dataset that failed validation ends the run here.
+    """Split the pairs and pack them for training; a dataset that failed validation ends the run here.
 
     Args:
         dataset: The ingested dataset.
         validation: The validation's report.
+        split: subject (whole subjects held out) or paper (the published experiment's 20 test pairs; it leaks).
         split_seed: Which subjects are held out follows from this seed.
         code_version: The version of the code, part of the cache key.
         packed: One array a split, and index.json.
@@ -28,6 +30,6 @@ def preprocess(
     from components.validate.report import ValidationReport
 
     ValidationReport.read(Path(validation.path)).require_passed()
-    index = pack(Path(dataset.path), split_seed, Path(packed.path))
+    index = pack(Path(dataset.path), split, split_seed, Path(packed.path))
     packed.metadata.update({split: len(entries) for split, entries in index["splits"].items()})
     packed.metadata["dataset_version"] = index["dataset_version"]

@@ -1,4 +1,4 @@
-"""Split pairs by subject and pack each split into one array; the same input gives the same bytes."""
+"""Split pairs and pack each split into one array; the same input gives the same bytes."""
 
 import csv
 import hashlib
@@ -14,9 +14,14 @@ from components.progress import Progress
 from model.errors import InputError
 from model.images import read_grey_bytes
 from model.pairs import SPLITS
+from model.splits import PAPER_TEST_PAIRS
 
+SPLIT_KINDS = ("subject", "paper")
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
+PAPER_VALIDATION_SHARE = 0.2
+
+Entry = dict[str, Any]
 
 
 def split_subjects(subjects: Iterable[str], seed: int) -> dict[str, list[str]]:
@@ -39,16 +44,38 @@ def split_subjects(subjects: Iterable[str], seed: int) -> dict[str, list[str]]:
     }
 
 
-def pack(dataset: Path, seed: int, target: Path) -> dict[str, Any]:
+def split_pairs(entries: list[Entry], by: str, seed: int) -> dict[str, list[Entry]]:
+    """The pairs of each split: by "subject", see `split_subjects`, or as in the "paper".
+
+    The paper's 20 test pairs are known by name; a fifth of the others, by a hash of seed and name, is for validation.
+    Raises InputError for any other word, and where a pair of the paper is absent.
+    """
+    if by == "subject":
+        subjects = split_subjects((entry["subject"] for entry in entries), seed)
+        return {split: [entry for entry in entries if entry["subject"] in subjects[split]] for split in SPLITS}
+    if by != "paper":
+        raise InputError(f"unknown split {by!r}; choose one of {', '.join(SPLIT_KINDS)}")
+    names = {entry["name"] for entry in entries}
+    if absent := [name for name in PAPER_TEST_PAIRS if name not in names]:
+        raise InputError(f"the paper split needs the atlas: pair {absent[0]} is missing; split by subject")
+    others = sorted(names - set(PAPER_TEST_PAIRS), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    validation = set(others[: round(len(others) * PAPER_VALIDATION_SHARE)])
+    where = dict.fromkeys(PAPER_TEST_PAIRS, "test") | {
+        name: "validation" if name in validation else "train" for name in others
+    }
+    return {split: [entry for entry in entries if where[entry["name"]] == split] for split in SPLITS}
+
+
+def pack(dataset: Path, split: str, seed: int, target: Path) -> dict[str, Any]:
     """Pack an ingested dataset into the folder `target` (`index.json`, one array a split), and return its index.
 
-    `target` appears whole or not at all. Raises InputError for images that differ in size or cannot be read.
+    `split` is "subject" or "paper", see `split_pairs`. `target` appears whole or not at all. Raises InputError for
+    images that differ in size or cannot be read.
     """
     facts = json.loads((dataset / "dataset.json").read_text())
     collection, modalities = facts["collection"], facts["modalities"]
     entries = _entries(dataset / "manifest.csv", modalities[0])
-    by_subject = split_subjects((entry["subject"] for entry in entries), seed)
-    splits = {split: [entry for entry in entries if entry["subject"] in by_subject[split]] for split in SPLITS}
+    splits = split_pairs(entries, split, seed)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -56,9 +83,9 @@ def pack(dataset: Path, seed: int, target: Path) -> dict[str, Any]:
         progress, done = Progress("preprocess"), 0
         folders = [dataset / collection / modality for modality in modalities]
         height, width = read_grey_bytes(folders[0] / f"{entries[0]['name']}.png").shape
-        for split, chosen in splits.items():
+        for name, chosen in splits.items():
             shape = (len(chosen), len(modalities), height, width)
-            array = np.lib.format.open_memmap(partial / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+            array = np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for row, entry in enumerate(chosen):
                 for channel, folder in enumerate(folders):
                     array[row, channel] = _read(folder / f"{entry['name']}.png", (height, width))
@@ -72,7 +99,7 @@ def pack(dataset: Path, seed: int, target: Path) -> dict[str, Any]:
             "modalities": modalities,
             "height": height,
             "width": width,
-            "split": {"by": "subject", "seed": seed},
+            "split": {"by": split, "seed": seed},
             "splits": splits,
         }
         (partial / "index.json").write_text(json.dumps(index, indent=1) + "\n")

@@ -55,8 +55,16 @@ def _torchrun(processes: int, settings: Path) -> None:
 
 
 def training_config(
-    epochs: int, batch: int, crop: int, learning_rate: float, gradient: float, perceptual: float, seed: int
+    network: str,
+    epochs: int,
+    batch: int,
+    crop: int,
+    learning_rate: float,
+    schedule: str,
+    gradient: float,
+    perceptual: float,
+    seed: int,
 ) -> TrainingConfig:
     """The loop's configuration from the pipeline's flat parameters."""
     weights = LossWeights(gradient=gradient, perceptual=perceptual)
-    return TrainingConfig(epochs, batch, crop, learning_rate, seed, weights)
+    return TrainingConfig(epochs, batch, crop, learning_rate, seed, weights, schedule, network)

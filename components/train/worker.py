@@ -18,8 +18,8 @@ from torch import distributed
 from components.progress import Progress
 from components.train.settings import Settings
 from model.errors import InputError
-from model.fuser import Fuser
-from model.network import FusionNetwork
+from model.fuser import Fuser, FuserConfig
+from model.network import Autoencoder
 from model.pairs import PackedPairs
 from model.training import train
 from model.vgg import feature_stack
@@ -53,11 +53,16 @@ def _train(settings: Settings) -> None:
         on_epoch=curves.append,
     )
     if int(os.environ.get("RANK", "0")) == 0:
-        _save(settings, network, curves, time.monotonic() - start, training.index["dataset_version"], features.name)
+        _save(settings, network, curves, time.monotonic() - start, training.index, features.name)
 
 
 def _save(
-    settings: Settings, network: FusionNetwork, curves: list[dict[str, Any]], seconds: float, version: str, stack: str
+    settings: Settings,
+    network: Autoencoder,
+    curves: list[dict[str, Any]],
+    seconds: float,
+    index: dict[str, Any],
+    stack: str,
 ) -> None:
     config = settings.training
     seen = curves[-1]["step"] * config.batch * settings.processes
@@ -66,10 +71,14 @@ def _save(
         "processes": settings.processes,
         "seconds": round(seconds, 1),
         "images_per_second": round(seen / seconds, 2),
-        "dataset_version": version,
+        "dataset_version": index["dataset_version"],
+        "collection": index["collection"],
+        "split": index["split"],
+        "pairs": {split: len(entries) for split, entries in index["splits"].items()},
+        "subjects": {split: sorted({e["subject"] for e in entries}) for split, entries in index["splits"].items()},
         "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    Fuser(network).save(settings.model)
+    Fuser(network, FuserConfig(network.strategy, network=config.network)).save(settings.model)
     (settings.model / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     (settings.model / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 

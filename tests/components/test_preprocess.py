@@ -52,7 +52,7 @@ def test_too_few_subjects_are_refused():
 
 
 def test_packed_arrays_hold_the_images_in_the_order_of_the_index(dataset, tmp_path):
-    index = pack(dataset, 0, tmp_path / "packed")
+    index = pack(dataset, "subject", 0, tmp_path / "packed")
     assert json.loads((tmp_path / "packed" / "index.json").read_text()) == index
     assert index["dataset_version"] == json.loads((dataset / "dataset.json").read_text())["version"]
     for split in SPLITS:
@@ -68,7 +68,7 @@ def test_packed_arrays_hold_the_images_in_the_order_of_the_index(dataset, tmp_pa
 
 
 def test_the_truth_of_the_test_pairs_comes_along(dataset, tmp_path):
-    index = pack(dataset, 0, tmp_path / "packed")
+    index = pack(dataset, "subject", 0, tmp_path / "packed")
     truth = np.load(tmp_path / "packed" / "test_truth.npz", allow_pickle=False)
     assert set(truth) == {"bone", "ventricles", "mri_lesion", "ct_lesion"}
     name = index["splits"]["test"][1]["name"]
@@ -79,7 +79,7 @@ def test_the_truth_of_the_test_pairs_comes_along(dataset, tmp_path):
 
 def test_packing_again_gives_the_same_bytes(dataset, tmp_path):
     for name in ("a", "b"):
-        pack(dataset, 3, tmp_path / name)
+        pack(dataset, "subject", 3, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["index.json", "test.npy", "test_truth.npz", "train.npy", "validation.npy"]
     for name in files:
@@ -91,7 +91,7 @@ def test_an_image_of_another_size_is_named_and_nothing_is_left(tmp_path):
     odd = sorted((tmp_path / "dataset" / "CT-MRI" / "MRI").iterdir())[-1]
     Image.new("L", (32, 32)).save(odd)
     with pytest.raises(InputError, match=f"{odd.name} is 32x32"):
-        pack(tmp_path / "dataset", 0, tmp_path / "packed")
+        pack(tmp_path / "dataset", "subject", 0, tmp_path / "packed")
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
@@ -103,7 +103,7 @@ def report(path, **changes) -> dsl.Artifact:
 
 def test_the_component_packs_a_dataset_that_passed(dataset, tmp_path):
     packed = dsl.Dataset(uri=str(tmp_path / "packed"))
-    preprocess.python_func(dsl.Dataset(uri=str(dataset)), report(tmp_path / "report"), 0, "code", packed)
+    preprocess.python_func(dsl.Dataset(uri=str(dataset)), report(tmp_path / "report"), "subject", 0, "code", packed)
     assert (packed.metadata["train"], packed.metadata["validation"], packed.metadata["test"]) == (4, 2, 2)
 
 
@@ -112,6 +112,6 @@ def test_the_component_refuses_a_dataset_that_failed_validation(dataset, tmp_pat
     failed = report(tmp_path / "report", passed=False, critical_failures=[asdict(finding)])
     with pytest.raises(InputError, match=r"1 image without partner \(a\.png\)"):
         preprocess.python_func(
-            dsl.Dataset(uri=str(dataset)), failed, 0, "code", dsl.Dataset(uri=str(tmp_path / "packed"))
+            dsl.Dataset(uri=str(dataset)), failed, "subject", 0, "code", dsl.Dataset(uri=str(tmp_path / "packed"))
         )
     assert not (tmp_path / "packed").exists()

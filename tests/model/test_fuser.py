@@ -1,6 +1,7 @@
 """The Fuser: fusing any size, saving and loading, and refusing what is no model."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,12 +12,58 @@ from safetensors.torch import load_file, save_file
 from model.errors import InputError
 from model.fuser import Fuser, FuserConfig, weights_sha256
 from model.network import FusionNetwork
+from model.networks import NETWORKS
+from model.strategies import STRATEGIES
 
 
 @pytest.fixture(scope="module")
 def fuser() -> Fuser:
     torch.manual_seed(0)
-    return Fuser(FusionNetwork())
+    return Fuser(FusionNetwork(), FuserConfig("sfnn"))
+
+
+def test_a_large_odd_pair_is_the_literal_fusion_of_the_padded_one(fuser: Fuser):
+    a, b = torch.rand(2, 1, 1, 71, 133, generator=torch.Generator().manual_seed(1))
+    padded = [torch.nn.functional.pad(image, (0, 1, 0, 1), mode="replicate") for image in (a, b)]
+    with torch.inference_mode():
+        encodings = [fuser.network.encoder(image, "image") for image in padded]
+        literal = fuser.network.decoder(STRATEGIES["sfnn"](*encodings)).clamp(0, 1)[..., :71, :133]
+    assert torch.allclose(fuser.fuse(a, b), literal, atol=1e-4)
+
+
+def test_threads_may_share_a_fuser(fuser: Fuser):
+    pairs = [torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    expected = [fuser.fuse(*pair) for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        fused = list(pool.map(lambda pair: fuser.fuse(*pair), pairs))
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(fused, expected, strict=True))
+
+
+def test_half_precision_stays_near(fuser: Fuser):
+    a, b = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+    half = Fuser(fuser.network, fuser.config, precision="bfloat16")
+    assert half.fuse(a, b).dtype == torch.float32
+    assert float((half.fuse(a, b) - fuser.fuse(a, b)).abs().max()) < 0.02
+
+
+def test_a_device_or_precision_that_cannot_be_is_refused(fuser: Fuser):
+    with pytest.raises(InputError, match="'nowhere' cannot be used here"):
+        Fuser(fuser.network, device="nowhere")
+    with pytest.raises(InputError, match="unknown precision 'int8'"):
+        Fuser(fuser.network, precision="int8")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_saved_and_loaded_with_its_own_strategy(name: str, tmp_path):
+    torch.manual_seed(1)
+    network = NETWORKS[name]()
+    saved = Fuser(network, FuserConfig(network.strategy, network=name))
+    saved.save(tmp_path / "model")
+    loaded = Fuser.load(tmp_path / "model")
+    a, b = torch.rand(2, 1, 1, 19, 35)
+    assert loaded.config == saved.config
+    assert loaded.fuse(a, b).shape == a.shape
+    assert torch.equal(loaded.fuse(a, b), saved.fuse(a, b))
 
 
 @settings(max_examples=20, deadline=None)
