@@ -143,11 +143,14 @@ def _log_model(judged: Judged) -> ModelInfo:
         folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser"))
         (folder / CONFIG_FILE).write_text(json.dumps(judged.config, indent=2) + "\n")
         Fuser.load(folder)
+        package = Path(model.__file__).parent
+        # The weights that ship with the package are other models' and megabytes.
+        code = shutil.copytree(package, Path(aside) / "model", ignore=shutil.ignore_patterns("weights", "__pycache__"))
         return mlflow.pyfunc.log_model(
             name="fuser",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"fuser": str(folder)},
-            code_paths=[str(Path(model.__file__).parent)],
+            code_paths=[str(code)],
             signature=signature,
             input_example={"ct": ramp, "mri": ramp.transpose(0, 2, 1).copy()},
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in LIBRARIES],
