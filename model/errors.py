@@ -1,4 +1,4 @@
-"""The one exception for input that a user can mend."""
+"""The exceptions for what a user can mend."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The command line prints the line and exits with code 2; everything else is a defect of ours and keeps its traceback.
     """
+
+
+class MissingWeights(InputError):
+    """A method cannot run here for want of its weights: the line is the reason and what to do about it."""

@@ -1,20 +1,121 @@
-"""Reading and writing grey images: every way a file can be wrong becomes one clear line."""
+"""Reading and writing images, grey or in colour: every way a file can be wrong becomes one clear line."""
 
 import contextlib
+import logging
 import os
+import struct
 import tempfile
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from model.errors import InputError
 
+# Pillow logs what it then raises; unheard, it would stand on the user's terminal beside our one line.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 Pixels = npt.NDArray[np.uint8]
+
+# Others either run a program (EPS), lose bits without saying so (JPEG 2000), or are no pictures.
+FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+_DEEP_FORMATS = ("PNG", "TIFF")
+_SAVING: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+
+_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
+_PHOTOMETRIC, _BITS = 262, 258
+
+# BT.601, full range.
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image taken apart into what is fused and the colour that is put back.
+
+    `luma` is float32 (1, H, W) in [0, 1]; `chroma` is (2, H, W), Cb and Cr of BT.601 in [-0.5, 0.5], or None for a grey
+    image; `depth` is the bits of a level in the file, 8 or 16.
+    """
+
+    luma: Tensor
+    chroma: Tensor | None = None
+    depth: Literal[8, 16] = 8
+
+
+def read_image(path: Path) -> Picture:
+    """Read a grey or colour image of 8 bits, or a grey one of 16.
+
+    Levels are divided by the largest that the type can hold, 255 or 65535; a float TIFF must lie in [0, 1] and counts
+    as 16 bits. A colour file whose three channels are equal is grey. An orientation in the file's EXIF is applied, as
+    viewers do. Raises InputError, naming the file, for transparent pixels, several frames, pixels that are not finite,
+    and whatever else it cannot be sure to understand.
+    """
+    image = _load(path)
+    if image.mode in _EIGHT_BIT:
+        levels = torch.from_numpy(_levels(image, path).astype(np.float32) / 255)
+        return Picture(levels[None]) if levels.ndim == 2 else Picture(*split_colour(levels.movedim(-1, 0)))
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Picture(torch.from_numpy(_deep_grey(image, path))[None], depth=16)
+    raise InputError(f"{path} has pixel mode {image.mode}; convert it to grey or RGB")
+
+
+def write_image(path: Path, picture: Picture) -> None:
+    """Write an image at its depth, 8-bit RGB if it has colour, every level rounded to the nearest.
+
+    The file appears whole or not at all. Raises InputError if the folder or the file type cannot be written.
+    """
+    kind = writable_format(path, picture)
+    if picture.chroma is not None:
+        array = _rounded(join_colour(picture.luma, picture.chroma).movedim(0, -1), 255).astype(np.uint8)
+    elif picture.depth == 16:
+        array = _rounded(picture.luma[0], 65535).astype(np.uint16)
+    else:
+        array = _rounded(picture.luma[0], 255).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(array))
+
+    def save(partial: Path) -> None:
+        try:
+            image.save(partial, format=kind, **_SAVING.get(kind, {}))
+        except (ValueError, OverflowError, struct.error) as error:
+            raise InputError(f"{path}: {kind} cannot hold this image ({error}); end the name in .png") from None
+
+    write_atomically(path, save)
+
+
+def writable_format(path: Path, picture: Picture) -> str:
+    """Pillow's name of the format that a file name ends in; raises InputError if it cannot hold such a picture."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if kind not in FORMATS:
+        raise InputError(f"cannot tell an image format from {path.name!r}; end the name in .png")
+    if picture.chroma is not None and kind == "GIF":
+        raise InputError(f"{path}: GIF has no true colour; end the name in .png")
+    if picture.chroma is None and picture.depth == 16 and kind not in _DEEP_FORMATS:
+        raise InputError(f"{path}: {kind} has no 16-bit grey; end the name in .png or .tif, or give 8-bit images")
+    return kind
+
+
+def split_colour(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """The luma (1, H, W) in [0, 1] and the chroma (2, H, W) in [-0.5, 0.5] of an RGB image (3, H, W) in [0, 1].
+
+    Source: ITU-R BT.601, full range.
+    """
+    red, green, blue = rgb
+    luma = _RED * red + _GREEN * green + _BLUE * blue
+    return luma[None], torch.stack(((blue - luma) / (2 - 2 * _BLUE), (red - luma) / (2 - 2 * _RED)))
+
+
+def join_colour(luma: Tensor, chroma: Tensor) -> Tensor:
+    """The RGB image (3, H, W) of a luma (1, H, W) and a chroma (2, H, W), clamped to [0, 1]; undoes `split_colour`."""
+    cb, cr = chroma
+    blue, red = luma[0] + (2 - 2 * _BLUE) * cb, luma[0] + (2 - 2 * _RED) * cr
+    return torch.stack((red, (luma[0] - _RED * red - _BLUE * blue) / _GREEN, blue)).clamp(0, 1)
 
 
 def read_grey(path: Path) -> Tensor:
@@ -28,10 +129,30 @@ def read_grey(path: Path) -> Tensor:
 
 def read_grey_bytes(path: Path) -> Pixels:
     """Read an 8-bit grey image as uint8 of shape (H, W); the conditions and errors are those of `read_grey`."""
+    image = _load(path)
+    if image.mode not in _EIGHT_BIT:
+        raise InputError(f"{path} has pixel mode {image.mode}; convert it to 8-bit grey (mode L)")
+    levels = _levels(image, path)
+    if levels.ndim == 3:
+        raise InputError(f"{path} is in colour (mode {image.mode}); convert it to 8-bit grey")
+    return levels
+
+
+def write_grey(path: Path, image: Tensor) -> None:
+    """Write a float image of shape (1, H, W) in [0, 1] as 8-bit grey, under the conditions of `write_image`."""
+    write_image(path, Picture(image))
+
+
+def _load(path: Path) -> Image.Image:
     try:
-        with path.open("rb") as stream, Image.open(stream) as image:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(stream, formats=FORMATS)
+            _check_kind(image, path)
             image.load()
-            return _grey(image, path)
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
     except FileNotFoundError:
         raise InputError(f"no such image: {path}; check the path") from None
     except IsADirectoryError:
@@ -39,36 +160,58 @@ def read_grey_bytes(path: Path) -> Pixels:
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image this program reads; give an 8-bit grey PNG") from None
-    except Image.DecompressionBombError:
+        raise InputError(f"{path} is not an image this program reads; give a PNG or TIFF file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{path} claims more pixels than any slice has; give an image of ordinary size") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
         raise InputError(f"{path} is damaged or no path ({error}); fetch it again") from None
 
 
-def _grey(image: Image.Image, path: Path) -> Pixels:
-    if image.mode == "L":
+def _check_kind(image: Image.Image, path: Path) -> None:
+    """Refuse what Pillow would read as less than it is: one frame of several, 16-bit colour as 8-bit."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InputError(f"{path} holds {frames} frames; save the one to use as a PNG file")
+    tiles = cast(ImageFile.ImageFile, image).tile
+    deep = any(";16" in str(tile.args) for tile in tiles)
+    deep = deep or any(tile.codec_name.startswith("ppm") and int(tuple(tile.args or (0,))[-1]) > 255 for tile in tiles)
+    if image.mode in _EIGHT_BIT and deep:
+        raise InputError(f"{path} has more than 8 bits a channel in colour or with transparency; convert it to 8-bit")
+
+
+def _levels(image: Image.Image, path: Path) -> Pixels:
+    """The levels of an 8-bit image: (H, W) if it is grey, (H, W, 3) if in colour; InputError if it is not opaque."""
+    if image.mode == "L" and not image.has_transparency_data:
         return np.array(image)
-    if image.mode in ("RGB", "RGBA", "LA", "P", "1"):
-        colour = np.array(image.convert("RGBA"))
-        red, green, blue, opacity = np.moveaxis(colour, -1, 0)
-        if (red == green).all() and (green == blue).all() and (opacity == 255).all():
-            return np.ascontiguousarray(red)
-        raise InputError(f"{path} is in colour (mode {image.mode}); convert it to 8-bit grey")
-    raise InputError(f"{path} has pixel mode {image.mode}; convert it to 8-bit grey (mode L)")
+    if image.has_transparency_data:
+        if np.array(image.convert("RGBA"))[..., 3].min() < 255:
+            raise InputError(f"{path} has transparent pixels; flatten it onto a background")
+        colour = np.array(image.convert("RGBA"))[..., :3]
+    else:
+        colour = np.array(image.convert("RGB"))
+    grey = (colour == colour[..., :1]).all()
+    return np.ascontiguousarray(colour[..., 0] if grey else colour)
 
 
-def write_grey(path: Path, image: Tensor) -> None:
-    """Write a float image of shape (1, H, W) in [0, 1] as 8-bit grey, rounded to the nearest level.
+def _deep_grey(image: Image.Image, path: Path) -> npt.NDArray[np.float32]:
+    """A grey image of more than 8 bits as float32 (H, W) in [0, 1]."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) == 0:
+        raise InputError(f"{path} stores white as zero at more than 8 bits; invert it and save it as a PNG file")
+    values = np.array(image)
+    if image.info.get("transparency") is not None and (values == image.info["transparency"]).any():
+        raise InputError(f"{path} has transparent pixels; flatten it onto a background")
+    if not np.isfinite(values).all():
+        raise InputError(f"{path} has pixels that are not finite; replace them before fusing")
+    top = 1 if image.mode == "F" else 4095 if tags.get(_BITS) == (12,) else 65535
+    if values.min() < 0 or values.max() > top:
+        low, high = (f"{value:g}" for value in (values.min(), values.max()))
+        raise InputError(f"{path} has values from {low} to {high}; scale them to 0..{top}")
+    return cast(npt.NDArray[np.float32], (values / np.float64(top)).astype(np.float32))
 
-    The file appears whole or not at all. Raises InputError if the folder or the file type cannot be written.
-    """
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in Image.SAVE:
-        raise InputError(f"cannot tell an image format from {path.name!r}; end the name in .png")
-    levels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    picture = Image.fromarray(levels)
-    write_atomically(path, lambda partial: picture.save(partial, format=kind))
+
+def _rounded(image: Tensor, top: int) -> npt.NDArray[np.float64]:
+    return cast(npt.NDArray[np.float64], (image.double().clamp(0, 1) * top).round().cpu().numpy())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -83,7 +226,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = Path(name)
     try:
         write(partial)
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(new_file_mode(0o666))
         partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
@@ -92,7 +235,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink()
 
 
-def _umask() -> int:
+def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    try:
+        return a.samefile(b)
+    except (OSError, ValueError):
+        return False
+
+
+def new_file_mode(wanted: int) -> int:
+    """The permissions that a new file gets which asks for `wanted`."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return wanted & ~mask

@@ -1,4 +1,7 @@
-"""Feature stacks for the perceptual loss: pretrained VGG layers with checked weights, or a fixed random stack."""
+"""Feature stacks: pretrained VGG layers with checked weights, or a fixed random stack.
+
+The perceptual loss compares images by them, and Zero-learning fuses by them.
+"""
 
 import os
 from pathlib import Path
@@ -8,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.errors import InputError
+from model.errors import InputError, MissingWeights
 
 # Name -> (address in the model zoo, first hex digits of the file's SHA-256, which are also in its name).
 MODEL_ZOO = {
@@ -20,6 +23,8 @@ STACKS = ("random", *MODEL_ZOO)
 # Layers by torchvision's indices: a convolution's number and width, "norm", "relu", "pool", or "tap".
 _PLAIN = ((0, 64), "relu", (2, 64), "relu", "tap", "pool", (5, 128), "relu", (7, 128), "relu", "tap", "pool", (10, 256),
           "relu", "tap")  # fmt: skip
+_SALIENCY = ((0, 64), "relu", "tap", (2, 64), "relu", "tap", "pool", (5, 128), "relu", "tap", (7, 128), "relu", "tap")
+SALIENCY_TAPS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2")
 _WITH_NORM = ((0, 64), "norm", "relu", (3, 64), "norm", "relu", "tap", "pool", (7, 128), "norm", "relu", (10, 128),
               "norm", "relu", "tap", "pool", (14, 256), "norm", "relu", (17, 256), "norm", "relu", (20, 256), "norm",
               "tap")  # fmt: skip
@@ -28,7 +33,7 @@ _RANDOM_SEED = 3407
 
 
 class FeatureStack(nn.Module):
-    """A frozen stack of convolutions that gives the features at its three taps.
+    """A frozen stack of convolutions that gives the features at its taps.
 
     Grey input (N, 1, H, W) in [0, 1] is repeated to three channels, without ImageNet normalisation, as the published
     experiment did.
@@ -54,6 +59,11 @@ class FeatureStack(nn.Module):
     def _append(self, name: str, module: nn.Module) -> None:
         self.features[name] = module
         self._order.append(name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> "FeatureStack":
         """Stay in evaluation mode whatever the caller asks: the features never adapt."""
@@ -84,13 +94,28 @@ def feature_stack(source: str) -> FeatureStack:
     if source == "random":
         return _random_stack()
     if source in MODEL_ZOO:
-        return _load(_fetch(source), source)
+        advice = "pass --perceptual with the path of a VGG safetensors file, or --perceptual random"
+        return _perceptual_stack(_fetch(source, advice), source)
     path = Path(source)
     if not path.is_file():
         raise InputError(
             f"no feature stack {source!r}: give {', '.join(STACKS)}, or the path of a VGG safetensors file"
         )
-    return _load(path, path.stem)
+    return _perceptual_stack(path, path.stem)
+
+
+def saliency_stack(path: Path | None, depth: int = len(SALIENCY_TAPS)) -> FeatureStack:
+    """VGG19 with its first `depth` taps of SALIENCY_TAPS: from a safetensors file under torchvision's names, or, where
+    none is given, from the model zoo and its cache like `feature_stack`'s.
+
+    Raises MissingWeights if there is no such file or the zoo cannot be reached, InputError if the file does not fit.
+    """
+    if path is None:
+        path = _fetch("vgg19", "give the path of a VGG19 safetensors file")
+    elif not path.is_file():
+        raise MissingWeights(f"no VGG19 weights at {path}; give the path of a VGG19 safetensors file")
+    end = [place for place, layer in enumerate(_SALIENCY) if layer == "tap"][depth - 1]
+    return _fill(FeatureStack("vgg19", _SALIENCY[: end + 1]), _read(path), path)
 
 
 def _random_stack() -> FeatureStack:
@@ -103,12 +128,21 @@ def _random_stack() -> FeatureStack:
     return stack
 
 
-def _load(path: Path, name: str) -> FeatureStack:
+def _perceptual_stack(path: Path, name: str) -> FeatureStack:
+    weights = _read(path)
+    layout = _WITH_NORM if "features.1.running_mean" in weights else _PLAIN
+    return _fill(FeatureStack(name, layout), weights, path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(path)
+        weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is no readable safetensors file ({error}); fetch it again") from None
-    stack = FeatureStack(name, _WITH_NORM if "features.1.running_mean" in weights else _PLAIN)
+    return weights
+
+
+def _fill(stack: FeatureStack, weights: dict[str, Tensor], path: Path) -> FeatureStack:
     wanted = stack.state_dict()
     absent = [key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape]
     if absent:
@@ -117,7 +151,7 @@ def _load(path: Path, name: str) -> FeatureStack:
     return stack
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, advice: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "atlas-fusion"
     target = cache / f"{name}.safetensors"
     if target.is_file():
@@ -131,10 +165,7 @@ def _fetch(name: str) -> Path:
         save_file({key: value for key, value in weights.items() if key.startswith("features.")}, partial)
         partial.replace(target)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"cannot fetch the {name} weights from {address} ({error}); pass --perceptual with the path of a VGG"
-            " safetensors file, or --perceptual random"
-        ) from None
+        raise MissingWeights(f"cannot fetch the {name} weights from {address} ({error}); {advice}") from None
     finally:
         download.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
