@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from model.baselines import METHODS
 from model.fuser import Fuser
 from model.images import read_grey, write_atomically
+from model.methods import METHODS, Resources
 
 _STRATEGIES = ("sfnn", "fer")
 _BASELINES = ("maximum",)
@@ -43,7 +43,8 @@ def main() -> None:
     ct, mr = (read_grey(path) for path in (given.ct, given.mr))
     fused = Fuser.load(given.model).fuse_each(ct[None], mr[None], _STRATEGIES)
     images = {"CT": ct, "MR": mr} | {f"network, {name.upper()}": image[0] for name, image in fused.items()}
-    images |= {METHODS[name].title.lower(): METHODS[name].function(ct[None], mr[None])[0] for name in _BASELINES}
+    for method in (METHODS[name] for name in _BASELINES):
+        images[method.title.lower()] = method.load(Resources())(ct[None], mr[None])[0]
     write_atomically(given.output, lambda partial: montage(images).save(partial, optimize=True))
 
 

@@ -1,7 +1,9 @@
 """The `fusion` command line; every command imports what it needs when it runs."""
 
 import inspect
+import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,10 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
+weights = typer.Typer(
+    help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(weights, name="weights")
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 
@@ -90,13 +96,14 @@ def compile_(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="First image (CT), 8-bit grey.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second image (MR), same size.", readable=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write the fused image to.")],
+    a: Annotated[Path, typer.Argument(help="First image: CT, or PET or SPECT in colour.", readable=False)],
+    b: Annotated[Path, typer.Argument(help="Second image, of the same size: MR.", readable=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write the fused image to.", readable=False)],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model folder, or models:/NAME/VERSION or models:/NAME@ALIAS; default: the last run's model."
+            help="Model folder, safetensors file (the authors' published one too), models:/NAME/VERSION or "
+            "models:/NAME@ALIAS; default: the model that ships with this program."
         ),
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Fusion strategy; default: the model's own.")] = None,
@@ -106,10 +113,110 @@ def fuse(
     ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Fuse two images into one."""
+    """Fuse two images into one.
+
+    Grey images have 8 or 16 bits; a level counts as its share of 255 or 65535, and the result has 16 bits if either
+    source has (PNG and TIFF hold them). One of the two may be in 8-bit colour: its luma is fused, its colour put back.
+    """
     from pipelines.fuse import fuse_files
 
     fuse_files(a, b, output, model, strategy, batchnorm, runs)
+
+
+@app.command("measure")
+def measure_(
+    a: Annotated[Path, typer.Argument(help="First source.", readable=False)],
+    b: Annotated[Path, typer.Argument(help="Second source, of the same size.", readable=False)],
+    fused: Annotated[Path, typer.Argument(help="The fused image, of the same size.", readable=False)],
+    protocol: Annotated[
+        str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
+    ] = "standard",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Judge a fused image beside its sources by every measure; of colour images the luma counts."""
+    from pipelines.measure import measure_files, print_measures
+
+    result = measure_files(a, b, fused, protocol)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_measures(result)
+
+
+@app.command()
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """List every fusion method: its source, what it needs, and whether its weights ship."""
+    from pipelines.methods import describe, print_methods
+
+    if as_json:
+        typer.echo(json.dumps(describe(), indent=1, ensure_ascii=False))
+    else:
+        print_methods(describe())
+
+
+@weights.command("convert")
+def weights_convert(
+    published: Annotated[Path, typer.Argument(help="The authors' weights as safetensors.", readable=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Model folder to write, or one file ending in .safetensors.", readable=False
+        ),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+) -> None:
+    """Turn the authors' published weights into a model that fuses as they published it."""
+    from pipelines.weights import convert
+
+    convert(published, output, force)
+    typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
+
+
+@weights.command("train")
+def weights_train(
+    names: Annotated[list[str], typer.Argument(help="Which: {dilran,dilran-mse,msrpan,msdra}-{subject,paper}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.")],
+    data: Annotated[str, typer.Option(help="Folder with CT-MRI/CT and CT-MRI/MRI, the atlas.")] = "data",
+    perceptual: Annotated[
+        str, typer.Option(help="Feature stack of the perceptual loss: vgg16-bn, vgg19, or a VGG safetensors file.")
+    ] = "vgg19",
+) -> None:
+    """Train weights that ship with this program again, by the recipes that made them."""
+    from pipelines.weights import train
+
+    train(names, data, perceptual, output)
+    typer.echo(f"wrote {', '.join(str(output / name) for name in names)}")
+
+
+@app.command()
+def table(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the table, new, empty or an older table.")],
+    protocol: Annotated[
+        str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
+    ] = "standard",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with CT-MRI/CT and CT-MRI/MRI, or phantom; default: data, or the phantom without it."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods by name, comma-separated (`fusion methods`); default: the protocol's.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Test pairs: by subject or the paper's (paper); default: the protocol's.")
+    ] = None,
+    vgg: Annotated[Path | None, typer.Option(help="VGG19 safetensors file; default: the model zoo's.")] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="The authors' published weights as safetensors, for a row of their own.")
+    ] = None,
+) -> None:
+    """Compare fusion methods on the same pairs: a table with intervals, tests and pictures."""
+    from pipelines.table import make_table
+
+    make_table(output, protocol, data, methods, split, vgg, published)
 
 
 @data.command()

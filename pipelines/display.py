@@ -51,12 +51,12 @@ class LiveSteps:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A live bar for work that reports `(done, total)`."""
+def progress_bar(name: str) -> Iterator[Callable[..., None]]:
+    """A live bar for work that reports `(done, total)`, or `(done, total, note)`."""
     console = Console(stderr=True)
     with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None, note="")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
 
 
 def print_summary(result: RunResult) -> None:

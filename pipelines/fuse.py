@@ -1,32 +1,110 @@
-"""Fuse two image files with a model from a folder, from the registry, or from the last run."""
+"""Fuse two image files with the shipped model, or one from a folder, a weights file or the registry."""
 
 import os
+import stat
 from pathlib import Path
 
+import psutil
+import torch
+
+import model
 from model.errors import InputError
-from model.fuser import Fuser, check_pair
-from model.images import read_grey, write_grey
+from model.fuser import CONFIG_FILE, WEIGHTS_FILE, Fuser, FuserConfig
+from model.images import Picture, read_image, same_file, writable_format, write_image
+from model.network import Autoencoder
+from model.networks import NETWORKS
+from model.published import is_published, load_tensors, read_published, read_shapes
+
+SHIPPED_MODEL = Path(model.__file__).parent / "weights" / "dilran-subject"
+
+# Measured peak of encoding and fusing one pair; nearly all of it is maps of 64 channels.
+_BYTES_PER_PIXEL = 2700
 
 
 def fuse_files(
     a: Path, b: Path, output: Path, model: str | None, strategy: str | None, batchnorm: str | None, runs: Path
 ) -> None:
-    """Fuse images `a` and `b` and write the result to `output`; raises InputError for anything the user can mend."""
-    first, second = read_grey(a), read_grey(b)
-    if first.shape != second.shape:
-        sizes = [f"{image.shape[2]}x{image.shape[1]}" for image in (first, second)]
+    """Fuse images `a` and `b` and write the result to `output`; raises InputError for anything the user can mend.
+
+    If one of them is in colour, its luma is fused and its chroma put back: the result is 8-bit RGB. Of grey images the
+    result has 16 bits if either source has. An `output` that is one of the sources is refused.
+    """
+    pictures = read_image(a), read_image(b)
+    _check_sizes(pictures, a, b)
+    _check_memory(pictures[0], a)
+    if all(picture.chroma is not None for picture in pictures):
+        raise InputError(f"{a} and {b} are both in colour; convert one of them, the anatomical one, to grey")
+    chroma = pictures[0].chroma if pictures[0].chroma is not None else pictures[1].chroma
+    depth = max(picture.depth for picture in pictures)
+    writable_format(output, Picture(pictures[0].luma, chroma, depth))
+    for source in (a, b):
+        if same_file(output, source):
+            raise InputError(f"{output} is one of the sources, which the fused image would replace; name another file")
+    fuser = load_fuser(_model_path(model, runs), strategy, batchnorm)
+    luma = fuser.fuse(*(picture.luma[None] for picture in pictures))[0]
+    if not torch.isfinite(luma).all():
+        raise InputError("the model gives values that are not finite, so its weights are useless; name another --model")
+    write_image(output, Picture(luma, chroma, depth))
+
+
+def load_fuser(source: Path, strategy: str | None = None, batchnorm: str | None = None) -> Fuser:
+    """The Fuser of a model folder or of one safetensors file, ours or the authors' published one.
+
+    A `weights.safetensors` with its `config.json` beside it is its folder's model. The network of any other file is
+    known by its tensors, and fuses as it was published unless told otherwise: by its own strategy, BatchNorm by the
+    statistics of each image. Raises InputError if it is none of these.
+    """
+    try:
+        if stat.S_ISDIR(source.stat().st_mode):
+            return Fuser.load(source, strategy, batchnorm)
+        if source.name == WEIGHTS_FILE and (source.parent / CONFIG_FILE).is_file():
+            return Fuser.load(source.parent, strategy, batchnorm)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"no model at {source} ({reason}); name a model folder, a safetensors file or models:/NAME/VERSION"
+        ) from None
+    network = _read_network(source)
+    name = next(name for name, kind in NETWORKS.items() if type(network) is kind)
+    return Fuser(network, FuserConfig(strategy or network.strategy, batchnorm or "image", name))
+
+
+def _read_network(path: Path) -> Autoencoder:
+    shapes = read_shapes(path)
+    if is_published(shapes):
+        return read_published(path)
+    for kind in NETWORKS.values():
+        network = kind()
+        if shapes == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}:
+            load_tensors(network, path, {name: name for name in shapes})
+            return network
+    raise InputError(f"{path} holds the weights of another architecture; give one of {', '.join(NETWORKS)}")
+
+
+def _check_sizes(pictures: tuple[Picture, Picture], a: Path, b: Path) -> None:
+    sizes = [f"{picture.luma.shape[2]}x{picture.luma.shape[1]}" for picture in pictures]
+    if sizes[0] != sizes[1]:
         raise InputError(f"{a} is {sizes[0]}, {b} is {sizes[1]}; resample one to the other's size")
-    check_pair(first[None], second[None])
-    fuser = Fuser.load(_model_folder(model, runs), strategy, batchnorm)
-    write_grey(output, fuser.fuse(first[None], second[None])[0])
 
 
-def _model_folder(model: str | None, runs: Path) -> Path:
+def _check_memory(picture: Picture, path: Path) -> None:
+    _, height, width = picture.luma.shape
+    needed, there = (height + height % 2) * (width + width % 2) * _BYTES_PER_PIXEL, psutil.virtual_memory().available
+    if needed > there:
+        raise InputError(
+            f"{path} is {width}x{height}, which takes {needed / 2**30:.0f} GiB of memory to fuse, and "
+            f"{there / 2**30:.0f} GiB are free; crop the images or make them smaller"
+        )
+
+
+def _model_path(model: str | None, runs: Path) -> Path:
     if model is None:
-        folder = runs / "latest" / "model"
-        if not folder.is_dir():
-            raise InputError(f"no model yet in {folder}; run `fusion run` first, or name one with --model")
-        return folder
+        if not SHIPPED_MODEL.is_dir():
+            raise InputError(
+                f"no model ships with this program ({SHIPPED_MODEL} is missing); name one with --model, "
+                "for instance runs/latest/model, which `fusion run` makes"
+            )
+        return SHIPPED_MODEL
     if not model.startswith("models:"):
         return Path(model)
     from components.register.registry import resolve_model

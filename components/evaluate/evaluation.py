@@ -17,14 +17,16 @@ from torch import Tensor
 
 from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
-from model.baselines import METHODS
 from model.errors import InputError
 from model.fuser import Fuser
+from model.methods import CLASSICAL, METHODS, Resources, strategy_title
 from model.metrics import MEASURES, measure
 from model.pairs import PackedPairs
-from model.strategies import STRATEGIES
+from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 DECIMALS = 6
+# What the step's table shows: cheap enough to judge every method on every pair, few enough to read on a phone.
+REPORTED = ("psnr", "ssim", "mi", "fmi_edge", "en", "scd", "vif", "qabf")
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,12 @@ class Evaluation:
 
 
 def parse_strategies(text: str) -> list[str]:
-    """Names from a comma-separated list, each once and in order; InputError where one is unknown or none is given."""
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """Names from a comma-separated list, each once and in order; InputError where one is unknown or none is given.
+
+    "default" stands for DEFAULT_STRATEGY.
+    """
+    given = [DEFAULT_STRATEGY if part.strip() == "default" else part.strip() for part in text.split(",")]
+    names = list(dict.fromkeys(name for name in given if name))
     _check_strategies(names)
     return names
 
@@ -125,7 +131,7 @@ def evaluate(
     batch: int = 8,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """Fuse and measure every test pair by the network, once for each strategy, and by every baseline.
+    """Fuse and measure every test pair by the network, once for each strategy, and by every classical method.
 
     The first strategy is the candidate: the row that is to be registered. `progress` is told the pairs done and their
     total after every batch. InputError where a strategy is unknown, the test split is empty, or a value is not finite.
@@ -135,19 +141,20 @@ def evaluate(
     if not len(pairs):
         raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
     fuser = Fuser.load(model_folder)
-    titles = {f"network-{name}": f"This network, {_strategy_title(name)}" for name in strategies}
-    titles |= {name: method.title for name, method in METHODS.items()}
+    titles = {f"network-{name}": f"This network, {strategy_title(name)}" for name in strategies}
+    baselines = {name: METHODS[name].load(Resources()) for name in CLASSICAL}
+    titles |= {name: METHODS[name].title for name in baselines}
     lesions = both_lesions(packed_folder)
     shown = choose(pairs.entries, lesions)
-    values: dict[str, dict[str, list[float]]] = {name: {key: [] for key in MEASURES} for name in titles}
+    values: dict[str, dict[str, list[float]]] = {name: {key: [] for key in REPORTED} for name in titles}
     kept: dict[str, dict[int, np.ndarray]] = {name: {} for name in titles}
     for start in range(0, len(pairs), batch):
         indices = list(range(start, min(start + batch, len(pairs))))
         a, b = pairs.batch(indices)
         fusions = {f"network-{name}": fused for name, fused in fuser.fuse_each(a, b, strategies).items()}
-        fusions |= {name: method.function(a, b) for name, method in METHODS.items()}
+        fusions |= {name: fuse(a, b) for name, fuse in baselines.items()}
         for name, fused in fusions.items():
-            for key, measured in measure(a, b, fused).items():
+            for key, measured in measure(a, b, fused, REPORTED).items():
                 numbers = _per_image(measured)
                 _check_finite(numbers, f"{key} of {name}", pairs.entries[start : start + batch])
                 values[name][key] += numbers
@@ -163,10 +170,10 @@ def evaluate(
         batchnorm=fuser.batchnorm,
         pairs=[str(entry["name"]) for entry in pairs.entries],
         subjects=[str(subject) for subject in pairs.subjects],
-        measures=[Column(key, entry.title, entry.unit, entry.direction) for key, entry in MEASURES.items()],
+        measures=[_column(name) for name in REPORTED],
         candidate=next(iter(titles)),
         methods=[
-            MethodResult(name, title, "baseline" if name in METHODS else "network", values[name])
+            MethodResult(name, title, "baseline" if name in baselines else "network", values[name])
             for name, title in titles.items()
         ],
         pictures=[take(pairs, position, lesions, kept) for position in shown],
@@ -229,8 +236,9 @@ def _check_finite(numbers: Sequence[float], what: str, entries: Sequence[dict[st
             )
 
 
-def _strategy_title(name: str) -> str:
-    return name.upper() if name in ("sfnn", "fer", "fl1n") else name
+def _column(name: str) -> Column:
+    entry = MEASURES[name]
+    return Column(name, entry.title, entry.unit, entry.direction)
 
 
 def _count(entries: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -39,15 +39,15 @@ def both_lesions(packed_folder: Path) -> np.ndarray | None:
     return both
 
 
-def choose(entries: Sequence[dict[str, Any]], lesions: np.ndarray | None) -> list[int]:
-    """Positions of the pairs to show, spread over the subjects and their slices; slices with both lesions go first."""
+def choose(entries: Sequence[dict[str, Any]], lesions: np.ndarray | None, count: int = PICTURES) -> list[int]:
+    """Positions of `count` pairs to show, spread over the subjects and their slices; both lesions in one go first."""
     by_subject: dict[str, list[int]] = {}
     for position, entry in enumerate(entries):
         by_subject.setdefault(str(entry["subject"]), []).append(position)
-    groups = [by_subject[subject] for subject in _spread(list(by_subject), PICTURES)]
+    groups = [by_subject[subject] for subject in _spread(list(by_subject), count)]
     chosen: list[int] = []
     for order, group in enumerate(groups):
-        share = PICTURES // len(groups) + (order < PICTURES % len(groups))
+        share = count // len(groups) + (order < count % len(groups))
         telling = [position for position in group if lesions is not None and lesions[position]]
         chosen += _spread(telling or group, share)
     return sorted(chosen)

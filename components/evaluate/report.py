@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from PIL import Image
+from markupsafe import Markup
 
 from components.evaluate.curves import draw_curve
+from components.evaluate.page import ARROWS, counted, number, png, raised, render
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import Evaluation, MethodResult
     from components.evaluate.pictures import Picture
 
 TERMS = {"total": "Total loss", "l2": "L2", "gradient": "Gradient", "perceptual": "Perceptual"}
-ARROWS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOWNWARDS ARROW}", "lower is better")}
 BESIDE_PICTURES = ("qabf", "vif", "ssim", "psnr")
 SETTINGS = {
     "seed": "Seed",
@@ -45,21 +38,17 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
 
     `curves` has one `{"epoch", "train", "validation"}` a row, `training` the settings of the run that made the network.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     same_data = training.get("dataset_version", evaluation.dataset_version) == evaluation.dataset_version
     whom = "subjects the network never saw" if same_data else "the test subjects"
     shown = [name for name in BESIDE_PICTURES if name in {column.name for column in evaluation.measures}]
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         evaluation=evaluation,
+        methods=evaluation.methods,
+        candidate=evaluation.candidate,
+        synthetic=evaluation.synthetic,
         heading=f"{evaluation.collection} fusion on {whom}",
         same_data=same_data,
-        count=_counted,
         columns=[_column(evaluation, column.name) for column in evaluation.measures],
         groups=_groups(evaluation),
         headline=_headline(evaluation),
@@ -81,9 +70,7 @@ def _has(evaluation: Evaluation, name: str) -> bool:
 
 
 def _title(evaluation: Evaluation, name: str) -> Markup:
-    """A measure's title with what follows a caret raised: Q^AB/F."""
-    title = next(column.title for column in evaluation.measures if column.name == name)
-    return Markup(re.sub(r"\^(\S+)", r"<sup>\1</sup>", str(escape(title))))
+    return raised(next(column.title for column in evaluation.measures if column.name == name))
 
 
 def _column(evaluation: Evaluation, name: str) -> dict[str, Any]:
@@ -92,16 +79,8 @@ def _column(evaluation: Evaluation, name: str) -> dict[str, Any]:
     return {"name": name, "title": _title(evaluation, name), "unit": column.unit, "arrow": arrow, "meaning": meaning}
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _decimals(evaluation: Evaluation, name: str) -> int:
     return 2 if max(abs(method.mean(name)) for method in evaluation.methods) >= 10 else 3
-
-
-def _number(value: float, decimals: int, sign: bool = False) -> str:
-    return f"{value:{'+' if sign else ''}.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -115,9 +94,9 @@ def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
         cells = []
         for column in evaluation.measures:
             mean, decimals = method.mean(column.name), _decimals(evaluation, column.name)
-            deviation = _number(pstdev(method.per_pair[column.name]), decimals)
+            deviation = number(pstdev(method.per_pair[column.name]), decimals)
             is_best = mean == best[column.name]
-            cells.append({"mean": _number(mean, decimals), "deviation": deviation, "best": is_best})
+            cells.append({"mean": number(mean, decimals), "deviation": deviation, "best": is_best})
         return {"title": method.title, "candidate": method.name == evaluation.candidate, "cells": cells}
 
     titles = {"network": "The trained network", "baseline": "Baselines"}
@@ -137,9 +116,9 @@ def _headline(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "title": _title(evaluation, name),
         "winner": ranking[0].title,
-        "winner_value": _number(ranking[0].mean(name), decimals),
+        "winner_value": number(ranking[0].mean(name), decimals),
         "candidate": candidate.title,
-        "value": _number(candidate.mean(name), decimals),
+        "value": number(candidate.mean(name), decimals),
         "rank": rank,
         "count": len(ranking),
         "wins": rank == 1,
@@ -155,8 +134,8 @@ def _rival(evaluation: Evaluation, name: str) -> dict[str, Any]:
     word = "above" if margin > 0 else "below" if margin < 0 else "level with"
     return {
         "title": rival.title,
-        "margin": _number(margin, decimals, sign=True),
-        "words": f"{_number(abs(margin), decimals)} {word}" if margin else word,
+        "margin": number(margin, decimals, sign=True),
+        "words": f"{number(abs(margin), decimals)} {word}" if margin else word,
         "better": sum(a > b for a, b in zip(ours, rival.per_pair[key], strict=True)),
     }
 
@@ -167,14 +146,14 @@ def _pictures(evaluation: Evaluation, picture: Picture) -> dict[str, Any]:
         "subject": picture.subject,
         "slice": picture.slice,
         "both_lesions": picture.both_lesions,
-        "ct": _png(picture.ct),
-        "mri": _png(picture.mri),
+        "ct": png(picture.ct),
+        "mri": png(picture.mri),
         "fused": [
             {
                 "name": method.name,
                 "title": method.title,
                 "candidate": method.name == evaluation.candidate,
-                "png": _png(picture.fused[method.name]),
+                "png": png(picture.fused[method.name]),
             }
             for method in evaluation.methods
         ],
@@ -186,19 +165,13 @@ def _pair_values(evaluation: Evaluation, shown: Sequence[str]) -> dict[str, dict
     return {
         picture.pair: {
             method.name: [
-                _number(method.per_pair[name][evaluation.pairs.index(picture.pair)], _decimals(evaluation, name))
+                number(method.per_pair[name][evaluation.pairs.index(picture.pair)], _decimals(evaluation, name))
                 for name in shown
             ]
             for method in evaluation.methods
         }
         for picture in evaluation.pictures
     }
-
-
-def _png(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _settings(evaluation: Evaluation, training: dict[str, Any]) -> list[tuple[str, str]]:
@@ -208,7 +181,7 @@ def _settings(evaluation: Evaluation, training: dict[str, Any]) -> list[tuple[st
         rows.append(
             (
                 f"{split.capitalize()} split",
-                f"{_counted(count['pairs'], 'pair')} of {_counted(count['subjects'], 'subject')}",
+                f"{counted(count['pairs'], 'pair')} of {counted(count['subjects'], 'subject')}",
             )
         )
     rows += [("Measures", f"{evaluation.protocol} protocol"), ("BatchNorm statistics", evaluation.batchnorm)]

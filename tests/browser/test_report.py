@@ -1,15 +1,11 @@
 """The evaluation report in a real browser: it works by mouse and keyboard, on a phone, framed, and without network."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 from components.evaluate.evaluation import Column, Evaluation, MethodResult
 from components.evaluate.pictures import Picture
 from components.evaluate.report import render_report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
 
 METHODS = {"network-sfnn": "This network, SFNN", "average": "Average", "maximum": "Elementwise maximum"}
 MEASURES = ("psnr", "ssim", "ms_ssim", "mi", "nmi", "fsim", "en", "sd", "sf", "ag", "scd", "vif", "qabf")
@@ -57,17 +53,6 @@ def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page_text(), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium")
-    if not executable:
-        pytest.skip("needs Chromium on the PATH (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from kfp import compiler, dsl, local
 
 from components.evaluate.component import evaluate as component
 from components.evaluate.curves import HEIGHT, WIDTH, draw_curve
-from components.evaluate.evaluation import evaluate, parse_strategies, read_training, write_evaluation
+from components.evaluate.evaluation import REPORTED, evaluate, parse_strategies, read_training, write_evaluation
 from components.evaluate.pictures import choose
 from components.evaluate.report import render_report
-from model.baselines import METHODS
 from model.errors import InputError
 from model.fuser import Fuser
-from model.metrics import MEASURES, measure
+from model.methods import CLASSICAL, METHODS, Resources
+from model.metrics import measure
 from model.network import FusionNetwork
 from model.pairs import PackedPairs
-from model.strategies import STRATEGIES
+from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = {"table.json", "table.csv", "per_pair.csv", "report.html"}
@@ -77,9 +77,9 @@ def summary(evaluation, training=TRAINING):
 def test_the_table_holds_what_measuring_the_method_alone_gives(trained, packed, written, name):
     table = json.loads((written / "table.json").read_text())
     a, b = PackedPairs.open(packed, "test").batch(slice(None))
-    functions = {"maximum": METHODS["maximum"].function, "network-sfnn": Fuser.load(trained, "sfnn").fuse}
+    functions = {"maximum": METHODS["maximum"].load(Resources()), "network-sfnn": Fuser.load(trained, "sfnn").fuse}
     (row,) = [row for row in table["methods"] if row["name"] == name]
-    for key, measured in measure(a, b, functions[name](a, b)).items():
+    for key, measured in measure(a, b, functions[name](a, b), REPORTED).items():
         expected = (measured["mean"] if isinstance(measured, dict) else measured).tolist()
         assert row["per_pair"][key] == pytest.approx(expected, abs=2e-5)
         assert row["means"][key] == pytest.approx(sum(expected) / len(expected), abs=2e-5)
@@ -88,9 +88,9 @@ def test_the_table_holds_what_measuring_the_method_alone_gives(trained, packed, 
 def test_the_table_names_everything_a_reader_needs(written, packed):
     table = json.loads((written / "table.json").read_text())
     assert table["candidate"] == "network-fer"
-    assert [row["name"] for row in table["methods"]] == ["network-fer", "network-sfnn", *METHODS]
+    assert [row["name"] for row in table["methods"]] == ["network-fer", "network-sfnn", *CLASSICAL]
     assert {row["kind"] for row in table["methods"][:2]} == {"network"}
-    assert [column["name"] for column in table["measures"]] == list(MEASURES)
+    assert [column["name"] for column in table["measures"]] == list(REPORTED)
     assert (table["pairs"], table["subjects"], table["split"]) == (["5001", "5002"], ["5"], "test")
     assert table["dataset_version"] == json.loads((packed / "index.json").read_text())["dataset_version"]
 
@@ -125,6 +125,7 @@ def test_progress_counts_the_pairs(trained, packed):
 
 def test_strategies_are_read_in_order_and_unknown_ones_refused():
     assert parse_strategies(" sfnn, fer,sfnn,") == ["sfnn", "fer"]
+    assert parse_strategies("default,sfnn") == [DEFAULT_STRATEGY, "sfnn"]
     with pytest.raises(InputError, match="unknown strategy median: choose from .*" + ".*".join(STRATEGIES)):
         parse_strategies("sfnn,median")
     with pytest.raises(InputError, match="no strategy given"):

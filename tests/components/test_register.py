@@ -28,7 +28,7 @@ from components.image import IMAGE
 from components.register import component, gate, registry
 from components.register.record import Origin
 from model.errors import InputError
-from model.fuser import Fuser
+from model.fuser import Fuser, FuserConfig
 from model.network import FusionNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ class Folders:
 def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, Any] | None = None) -> Folders:
     folders = Folders(root / "model", root / "evaluation", root / "packed")
     torch.manual_seed(seed)
-    Fuser(FusionNetwork()).save(folders.model)
+    Fuser(FusionNetwork(), FuserConfig("sfnn")).save(folders.model)
     losses = {"total": 0.5, "l2": 0.25, "gradient": 0.5, "perceptual": 0.75}
     curves = [{"epoch": epoch, "step": 20 * epoch, "train": losses, "validation": losses} for epoch in (1, 2)]
     training = {"seed": seed, "epochs": 2, "batch": 4, "crop": 32, "perceptual": "random", "processes": 1}
