@@ -24,7 +24,7 @@ run: $(READY) ## Run the whole pipeline on this machine (ARGS="--profile atlas -
 
 .PHONY: test
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style and likely mistakes

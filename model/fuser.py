@@ -56,6 +56,7 @@ class Fuser:
         config: FuserConfig | None = None,
         device: str = "cpu",
         precision: str = "float32",
+        fast: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
@@ -66,7 +67,7 @@ class Fuser:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._fast: tuple[FastEncoder, FastDecoder] | None = None
         self._scratch = threading.local()
-        if isinstance(network, FusionNetwork) and self.device.type == "cpu" and precision == "float32":
+        if fast and isinstance(network, FusionNetwork) and self.device.type == "cpu" and precision == "float32":
             self._fast = FastEncoder(network.encoder), FastDecoder(network.decoder)
 
     @classmethod
@@ -77,9 +78,11 @@ class Fuser:
         batchnorm: str | None = None,
         device: str = "cpu",
         precision: str = "float32",
+        fast: bool = True,
     ) -> "Fuser":
         """Load a model folder (`weights.safetensors`, `config.json`), optionally with another strategy or statistics.
 
+        Without `fast` the network is computed layer by layer, whose rounding leaves equal pixels equal.
         Raises InputError if the folder, its configuration or its weights do not make a network of this architecture.
         """
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -104,7 +107,7 @@ class Fuser:
                 f"{folder / WEIGHTS_FILE} holds the weights of another architecture than {config.network}; train or"
                 " fetch a model of this one"
             ) from None
-        return cls(network, config, device, precision)
+        return cls(network, config, device, precision, fast)
 
     def save(self, folder: Path) -> None:
         """Write the model folder; the same network and configuration give the same bytes."""

@@ -12,7 +12,7 @@ from model.baselines.classical import average, dwt, guided, laplacian, maximum
 from model.baselines.zero_learning import load_zero_learning
 from model.errors import InputError, MissingWeights
 from model.fuser import Fuser
-from model.strategies import DEFAULT_STRATEGY, STRATEGIES
+from model.strategies import STRATEGIES
 
 __all__ = [
     "CLASSICAL",
@@ -38,11 +38,12 @@ SHIPPED = Path(__file__).parent / "weights"
 @dataclass(frozen=True)
 class Resources:
     """Where methods find their weights: those trained on which split, which VGG19 file (None: the model zoo's, kept in
-    the cache once fetched), and the device they run on."""
+    the cache once fetched), the device they run on, and whether networks may be computed faster than layer by layer."""
 
     split: Split = "subject"
     vgg: Path | None = None
     device: str = "cpu"
+    fast: bool = True
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -91,7 +92,9 @@ def _network(
 ) -> Method:
     def load(resources: Resources) -> Fuse:
         folder = shipped_weights(trained, resources.split)
-        return Fuser.load(folder, strategy=strategy, batchnorm=batchnorm, device=resources.device).fuse
+        return Fuser.load(
+            folder, strategy=strategy, batchnorm=batchnorm, device=resources.device, fast=resources.fast
+        ).fuse
 
     return Method(name, title, kind, citation, "trained weights", load, trained)
 
@@ -132,7 +135,7 @@ METHODS: dict[str, Method] = {
         *(
             _network(f"dilran-{name}", f"This network, {strategy_title(name)}", _DILRAN, "dilran", name)
             for name in STRATEGIES
-            if name not in ("sfnn", DEFAULT_STRATEGY)
+            if name != "sfnn"
         ),
         _network(
             "msrpan",

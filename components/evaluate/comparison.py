@@ -33,6 +33,7 @@ from model.metrics import PROTOCOLS, measure
 from model.published import read_published
 from model.splits import PAPER_TEST_PAIRS
 from model.statistics import bootstrap_interval, holm, sign_flip_test
+from model.strategies import DEFAULT_STRATEGY
 
 Protocol = Literal["standard", "poster"]
 REFERENCE: dict[Protocol, str] = {"standard": "dilran", "poster": poster.OURS}
@@ -352,7 +353,8 @@ def compare(
 
 def _default_names(protocol: Protocol) -> list[str]:
     if protocol == "standard":
-        return list(METHODS)
+        # `dilran` is this row already.
+        return [name for name in METHODS if name != f"dilran-{DEFAULT_STRATEGY}"]
     return [name for group in poster.GROUPS.values() for name in group if name in METHODS]
 
 
@@ -390,7 +392,7 @@ def _contender(method: Method, protocol: Protocol, resources: Resources) -> Cont
 
 
 def _published(path: Path, protocol: Protocol, resources: Resources) -> Contender:
-    fuser = Fuser(read_published(path), FuserConfig("sfnn", "image"), resources.device)
+    fuser = Fuser(read_published(path), FuserConfig("sfnn", "image"), resources.device, fast=resources.fast)
     notes = []
     if resources.split != "paper":
         notes.append(

@@ -513,7 +513,7 @@ class TestComponent:
     ) -> None:
         folders = make_folders(tmp_path / "in")
         session = requests.Session()
-        session.mount("http://", HTTPAdapter(max_retries=Retry(total=120, backoff_factor=0.5, backoff_max=0.5)))
+        session.mount("http://", HTTPAdapter(max_retries=Retry(total=400, backoff_factor=0.5, backoff_max=0.5)))
         session.get(f"{server}/health", timeout=60).raise_for_status()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
