@@ -104,7 +104,7 @@ def test_the_posters_fsim_of_an_independent_implementation(golden):
 
 @torch.no_grad()
 def literally_fused(network: FusionNetwork, a: Tensor, b: Tensor) -> Tensor:
-    """By the decoder's own layers: EN counts how many floats differ, so it counts the rounding of the arithmetic too."""
+    """By the decoder's own layers: EN counts how many floats differ, so it sees the rounding of the arithmetic too."""
     return network.decoder(sfnn(*(network.encoder(image, "image") for image in (a, b)))).clamp(0, 1)
 
 
