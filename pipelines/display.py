@@ -18,6 +18,9 @@ _COLUMNS = (
     TimeElapsedColumn(),
 )
 
+# What fits beside the methods' names in 80 columns; the report and table.csv have every measure.
+SUMMARISED = ("ssim", "scd", "vif", "qabf")
+
 
 class LiveSteps:
     """Shows each step of a run as it goes: a live bar on a terminal, one line a step elsewhere."""
@@ -66,12 +69,13 @@ def print_summary(result: RunResult) -> None:
     grid = Table(
         title=f"Held-out subjects {', '.join(table['subjects'])}: {len(table['pairs'])} pairs", title_justify="left"
     )
-    grid.add_column("method")
-    for measure in table["measures"]:
+    grid.add_column("method", no_wrap=True)
+    measures = [measure for measure in table["measures"] if measure["name"] in SUMMARISED]
+    for measure in measures:
         grid.add_column(measure["title"], justify="right")
     for method in table["methods"]:
         style = "bold" if method["name"] == table["candidate"] else None
-        values = (method["means"][measure["name"]] for measure in table["measures"])
+        values = (method["means"][measure["name"]] for measure in measures)
         grid.add_row(method["title"], *(f"{value:.3f}" for value in values), style=style)
     console.print(grid)
     standing = " and ".join(made["aliases"]) or "no alias"

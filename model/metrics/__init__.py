@@ -142,8 +142,8 @@ POSTER_MEASURES = {
 
 PROTOCOLS = {"standard": MEASURES, "poster": POSTER_MEASURES}
 
-# Pixels judged at once, so that memory does not grow with the batch.
-_PIXELS, _CUDA_PIXELS = 2**18, 2**23
+# Pixels judged at once: memory does not grow with the batch, and one slice stays in the cache of a CPU.
+_PIXELS, _CUDA_PIXELS = 2**16, 2**23
 
 
 @torch.no_grad()

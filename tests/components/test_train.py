@@ -65,7 +65,8 @@ def test_training_again_gives_the_same_weights(trained, packed, tmp_path):
 
 def test_the_component_shows_progress_and_leaves_the_model(packed, tmp_path, capfd):
     model = dsl.Model(uri=str(tmp_path / "model"))
-    train_component.python_func(dsl.Dataset(uri=str(packed)), 1, 4, 16, 1e-3, 0.2, 0.0, "vgg16-bn", 1, 1, "code", model)
+    settings = ("dilran", 1, 4, 16, 1e-3, "cosine", 0.2, 0.0, "vgg16-bn", 1, 1)
+    train_component.python_func(dsl.Dataset(uri=str(packed)), *settings, "code", model)
     assert (tmp_path / "model" / "weights.safetensors").is_file()
     # A perceptual weight of 0 needs no feature stack, so none was fetched, and the model says so.
     assert json.loads((tmp_path / "model" / "training.json").read_text())["perceptual"] == "none"
