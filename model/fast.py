@@ -1,4 +1,4 @@
-"""The exact forward pass for inference on a CPU: the same function as `model.network`, with a tenth of its arithmetic.
+"""The exact forward pass for inference on a CPU: the same function as `model.network`, with a fifth of its arithmetic.
 
 Two facts carry it. The multi-scale features m are, up to the normalisation's scale and shift, linear in three maps
 (x, P(x) x, P(x)), and so is the residual k = c(m) + c(c(m)) + c(c(c(m))): one 17x17 convolution from 3 to 64 channels,
