@@ -27,13 +27,14 @@ def attention(x: Tensor) -> Tensor:
 def normalise(norm: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor:
     """BatchNorm of features (N, C, H, W) by the mean and variance that `statistics` names.
 
-    "batch": those of the batch, and the stored ones follow (training); "image": those of each image alone, as in the
-    published figures; "stored": the running ones.
+    "batch": those of the batch; "image": those of each image alone, as in the published figures; "stored": the running
+    ones, which follow the batch's or the images' mean while the module is in training mode.
     """
+    mean, variance = (norm.running_mean, norm.running_var) if norm.training or statistics == "stored" else (None, None)
+    scale, shift, fresh = norm.weight, norm.bias, statistics != "stored"
     if statistics == "image":
-        return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
-    mean, variance, learn = norm.running_mean, norm.running_var, statistics == "batch"
-    return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=learn, momentum=MOMENTUM, eps=norm.eps)
+        return F.instance_norm(x, mean, variance, scale, shift, True, MOMENTUM, norm.eps)
+    return F.batch_norm(x, mean, variance, scale, shift, fresh, MOMENTUM, norm.eps)
 
 
 class Autoencoder(nn.Module):

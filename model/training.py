@@ -8,10 +8,11 @@ that it stores are those of rank 0.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from model.pairs import PackedPairs
 from model.vgg import FeatureStack
 
 SCHEDULES = ("constant", "cosine")
+STATISTICS = ("batch", "image")
+DEVICES = ("auto", "cpu", "cuda")
 WARM_UP = 0.05
 
 
@@ -35,7 +38,9 @@ class TrainingConfig:
 
     `batch` counts single images a process and step, `crop` is the side of the random square crops in pixels (0: whole
     images), `learning_rate` is Adam's. `schedule` "constant" keeps it; "cosine" raises it linearly over the first
-    twentieth of the steps and lets it fall to zero along half a cosine. `network` is a name in NETWORKS.
+    twentieth of the steps and lets it fall to zero along half a cosine. `network` is a name in NETWORKS. `statistics`
+    says whose mean and variance BatchNorm uses: those of the "batch", as published, or of each "image", as in fusion.
+    `device` is "cpu", "cuda" (each process takes the GPU of its local rank) or "auto", a GPU where there is one.
     """
 
     epochs: int = 100
@@ -46,9 +51,16 @@ class TrainingConfig:
     loss: LossWeights = field(default_factory=LossWeights)
     schedule: str = "constant"
     network: str = "dilran"
+    statistics: Literal["batch", "image"] = "batch"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        for what, chosen, known in (("schedule", self.schedule, SCHEDULES), ("network", self.network, tuple(NETWORKS))):
+        for what, chosen, known in (
+            ("schedule", self.schedule, SCHEDULES),
+            ("network", self.network, tuple(NETWORKS)),
+            ("statistics", self.statistics, STATISTICS),
+            ("device", self.device, DEVICES),
+        ):
             if chosen not in known:
                 raise InputError(f"unknown {what} {chosen!r}; choose one of {', '.join(known)}")
         for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1), ("crop", self.crop, 0)):
@@ -59,6 +71,16 @@ class TrainingConfig:
             raise InputError(f"crop is {self.crop}; give 0 for whole images or a multiple of {multiple} from 16 up")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning rate is {self.learning_rate}; give a number between 0 and 1")
+
+    def torch_device(self, local_rank: int = 0) -> torch.device:
+        """The device of the process `local_rank` of this machine; raises InputError if it has no such GPU."""
+        count = torch.cuda.device_count() if self.device != "cpu" else 0
+        if local_rank < count:
+            return torch.device("cuda", local_rank)
+        if self.device == "cuda" or count:
+            needed = f"{local_rank + 1} GPUs are needed, one a process, and {count} found"
+            raise InputError(f"{needed}; lower processes, or set device to cpu")
+        return torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ class Singles:
         return height, width
 
     def crops(self, indices: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
-        """Crops (n, 1, *size) in [0, 1] of the images at `indices`, top left at `corners` (n, 2)."""
+        """Crops (n, 1, *size), on the CPU in [0, 1], of the images at `indices`, top left at `corners` (n, 2)."""
         height, width = size
         pixels = np.stack(
             [
@@ -106,19 +128,21 @@ def train(
     rank 0. Raises InputError if the data is too small for the crop or the batch, or if the loss is no longer finite.
     """
     rank, world = _rank_and_world()
+    device = config.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
     steps = steps_an_epoch(config, training, world)
     singles, size = Singles(training), crop_size(config, training)
     with _determinism(config.seed):
         network: Autoencoder = NETWORKS[config.network]()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model: nn.Module = DistributedDataParallel(network) if world > 1 else network
-        criterion = FusionLoss(config.loss, features)
+        criterion = FusionLoss(config.loss, features.to(device))
         optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(config.schedule, config.epochs * steps))
         for epoch in range(1, config.epochs + 1):
-            sums = torch.zeros(len(TERMS))
+            sums = torch.zeros(len(TERMS), device=device)
             for step, batch in enumerate(_batches(config, singles, size, epoch, rank, world), 1):
-                losses = criterion(model(batch), batch)
+                batch = batch.to(device)
+                losses = criterion(model(batch, config.statistics), batch)
                 optimiser.zero_grad()
                 losses["total"].backward()
                 optimiser.step()
@@ -203,13 +227,16 @@ def _validate(
     world: int,
 ) -> dict[str, float]:
     """The mean losses over the central crops of the validation images, normalised image by image as in fusion."""
+    network.eval()
+    device = next(network.parameters()).device
     centre = torch.tensor([[(side - crop) // 2 for side, crop in zip(singles.size, size, strict=True)]])
-    sums, mine = torch.zeros(len(TERMS)), torch.arange(rank, len(singles), world)
+    sums, mine = torch.zeros(len(TERMS), device=device), torch.arange(rank, len(singles), world)
     for start in range(0, len(mine), batch):
         indices = mine[start : start + batch]
-        target = singles.crops(indices, centre.expand(len(indices), 2), size)
+        target = singles.crops(indices, centre.expand(len(indices), 2), size).to(device)
         losses = criterion(network(target, "image"), target)
         sums += torch.stack([losses[term] for term in TERMS]) * len(indices)
+    network.train()
     return _named(_summed(sums, world) / len(singles))
 
 

@@ -38,6 +38,7 @@ def _check(training: TrainingConfig, perceptual: str, processes: int, packed: Pa
     """Refuse here, once, what every process would stumble over; fetch the feature stack's weights before they race."""
     if processes < 1:
         raise InputError(f"processes is {processes}; give at least 1")
+    training.torch_device(processes - 1)
     steps_an_epoch(training, PackedPairs.open(packed, "train"), processes)
     if training.loss.perceptual:
         feature_stack(perceptual)

@@ -30,19 +30,20 @@ class Recipe:
     training: TrainingConfig
 
 
-def _recipes(split: str, epochs: int) -> dict[str, Recipe]:
-    def recipe(network: str, loss: LossWeights, epochs: int, crop: int) -> Recipe:
-        return Recipe(split, TrainingConfig(epochs, 4, crop, 1e-3, 3407, loss, "cosine", network))
+def _recipes(split: str) -> dict[str, Recipe]:
+    def recipe(network: str, loss: LossWeights, epochs: int) -> Recipe:
+        # Each image is normalised alone, as it will be when it is fused.
+        return Recipe(split, TrainingConfig(epochs, 4, 0, 1e-3, 3407, loss, "cosine", network, "image"))
 
     return {
-        f"dilran-{split}": recipe("dilran", _ALL, epochs, 96),
-        f"dilran-mse-{split}": recipe("dilran", _ONLY_MSE, 15, 96),
-        f"msrpan-{split}": recipe("msrpan", _ONLY_MSE, 10, 96),
-        f"msdra-{split}": recipe("msdra", _ONLY_MSE, 5, 64),
+        f"dilran-{split}": recipe("dilran", _ALL, 100),
+        f"dilran-mse-{split}": recipe("dilran", _ONLY_MSE, 100),
+        f"msrpan-{split}": recipe("msrpan", _ONLY_MSE, 50),
+        f"msdra-{split}": recipe("msdra", _ONLY_MSE, 25),
     }
 
 
-RECIPES = _recipes("subject", 30) | _recipes("paper", 20)
+RECIPES = _recipes("subject") | _recipes("paper")
 
 
 def train_recipe(name: str, data: str, perceptual: str, target: Path) -> None:
@@ -85,9 +86,10 @@ validation, {facts["pairs"]["test"]} for the test |
 | Images | single slices of both modalities, {crop}, flipped at random |
 | Loss | {loss}; perceptual features: {facts["perceptual"]} |
 | Training | {facts["epochs"]} epochs = {last["step"]} steps of {facts["batch"]}, Adam {facts["learning_rate"]:g}, \
-{facts["schedule"]} schedule, seed {facts["seed"]} |
+{facts["schedule"]} schedule, BatchNorm by the {facts["statistics"]}, seed {facts["seed"]} |
 | Last losses | training {last["train"]["total"]:.2e}, validation {last["validation"]["total"]:.2e} |
-| Machine | CPU, {facts["processes"]} process, {facts["seconds"]:.0f} s, torch {facts["libraries"]["torch"]} |
+| Machine | {facts["hardware"]}, {facts["processes"]} process, {facts["seconds"]:.0f} s, \
+torch {facts["libraries"]["torch"]} |
 | Command | `fusion weights train {name} --data DIR --perceptual VGG19.safetensors -o FOLDER` |
 
 {_PAPER if facts["split"]["by"] == "paper" else _SUBJECT}

@@ -28,9 +28,12 @@ from model.vgg import feature_stack
 def main(path: Path) -> None:
     """Train by the settings file at `path`; rank 0 writes the model folder."""
     settings = Settings.read(path)
-    torch.use_deterministic_algorithms(True)
+    device = settings.training.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         _train(settings)
     finally:
@@ -76,11 +79,16 @@ def _save(
         "split": index["split"],
         "pairs": {split: len(entries) for split, entries in index["splits"].items()},
         "subjects": {split: sorted({e["subject"] for e in entries}) for split, entries in index["splits"].items()},
+        "hardware": _hardware(next(network.parameters()).device),
         "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     Fuser(network, FuserConfig(network.strategy, network=config.network)).save(settings.model)
     (settings.model / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     (settings.model / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 if __name__ == "__main__":

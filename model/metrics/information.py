@@ -62,8 +62,11 @@ def _bins(image: Tensor) -> Tensor:
     """Which of the 100 equal bins between the extremes of its image each pixel's grey level falls into; (N, H * W)."""
     levels = grey_levels(image).flatten(1)
     low, high = levels.amin(1, keepdim=True), levels.amax(1, keepdim=True)
-    # An edge is rounded the way numpy rounds it: with whole grey levels many pixels lie right on one.
-    edges = torch.arange(BINS, device=image.device, dtype=levels.dtype) * ((high - low) / BINS) + low
+    # An edge is rounded the way numpy rounds it: with whole grey levels many pixels lie right on one. By a number
+    # instead of a tensor a GPU would not divide, but multiply by the inverse.
+    edges = (
+        torch.arange(BINS, device=image.device, dtype=levels.dtype) * ((high - low) / torch.full_like(low, BINS)) + low
+    )
     table = torch.arange(LEVELS, device=image.device, dtype=levels.dtype).expand(len(levels), -1).contiguous()
     bins = torch.searchsorted(edges, table, right=True).sub_(1).clamp_min_(0)
     return torch.where(high > low, bins.gather(1, levels.long()), 0)

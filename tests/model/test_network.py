@@ -1,5 +1,7 @@
 """The network is the published one, and its fast forward is the literal one."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -124,14 +126,19 @@ def test_single_image_statistics_make_an_encoding_independent_of_its_batch(netwo
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-def test_only_batch_statistics_change_the_stored_ones(network: FusionNetwork):
-    before = network.encoder.norm.running_mean.clone()
-    x = torch.rand(2, 1, 8, 8)
-    for statistics in ("image", "stored"):
-        network.encoder(x, statistics)
-        assert torch.equal(network.encoder.norm.running_mean, before)
-    network.encoder(x, "batch")
-    assert not torch.equal(network.encoder.norm.running_mean, before)
+def test_the_stored_statistics_follow_what_training_sees_and_nothing_else(network: FusionNetwork):
+    network, x = copy.deepcopy(network), torch.rand(2, 1, 8, 8)
+    for training, statistics, follow in (
+        (False, "image", False),
+        (False, "stored", False),
+        (False, "batch", False),
+        (True, "stored", False),
+        (True, "image", True),
+        (True, "batch", True),
+    ):
+        before = network.encoder.norm.running_mean.clone()
+        network.train(training).encoder(x, statistics)
+        assert torch.equal(network.encoder.norm.running_mean, before) is not follow
 
 
 def test_published_weights_give_the_published_images(shared):

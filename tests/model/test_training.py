@@ -107,11 +107,35 @@ def test_whole_images_of_any_shape_are_trained_on(packed, shape: tuple[int, int]
         ({"learning_rate": 0.0}, "learning rate"),
         ({"crop": 128}, "give a smaller crop"),
         ({"batch": 100}, "lower the batch"),
+        ({"statistics": "stored"}, "choose one of batch, image"),
+        ({"device": "gpu"}, "choose one of auto, cpu, cuda"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(packed, changes, complaint: str):
     with pytest.raises(InputError, match=complaint):
         run(packed, **changes)
+
+
+@pytest.mark.parametrize(("device", "count", "rank"), [("cuda", 0, 0), ("cuda", 1, 1), ("auto", 1, 1)])
+def test_more_processes_than_gpus_are_refused(monkeypatch, device: str, count: int, rank: int):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError, match=rf"{rank + 1} GPUs are needed.*{count} found; lower processes"):
+        TrainingConfig(device=device).torch_device(rank)
+
+
+def test_a_process_takes_a_gpu_only_where_it_may(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainingConfig().torch_device(1) == torch.device("cuda", 1)
+    assert TrainingConfig(device="cpu").torch_device(1) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert TrainingConfig().torch_device(1) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("statistics", ["batch", "image"])
+def test_either_statistics_train_and_are_stored(packed, statistics: str):
+    network, records, _ = run(packed, epochs=6, statistics=statistics)
+    assert records[-1]["train"]["total"] < records[0]["train"]["total"] / 2
+    assert not torch.equal(network.encoder.norm.running_mean, torch.zeros(64))
 
 
 def test_a_damaged_packed_dataset_is_refused(packed, tmp_path):
