@@ -1,17 +1,19 @@
 """The `fusion` command line; every command imports what it needs when it runs."""
 
+import errno
 import inspect
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.errors import InputError
+from model.errors import InputError, one_line
 from pipelines.parameters import PROFILES, described
 
 app = typer.Typer(
@@ -30,8 +32,16 @@ app.add_typer(weights, name="weights")
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 
+# What makes a place unfit whatever a program does there; any other OSError may be a defect of ours.
+_UNFIT_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+}
+_READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
+
 Runs = Annotated[
-    Path, typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.")
+    Path,
+    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
 ]
 
 
@@ -74,7 +84,7 @@ def run(
         with LiveSteps() as steps:
             result = run_locally(parameters, runs, steps.tell)
     except StepFailed as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
@@ -83,7 +93,7 @@ def run(
 
 @app.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.", readable=False)] = Path(
         "pipelines/training.yaml"
     ),
 ) -> None:
@@ -177,7 +187,7 @@ def weights_convert(
 @weights.command("train")
 def weights_train(
     names: Annotated[list[str], typer.Argument(help="Which: {dilran,dilran-mse,msrpan,msdra}-{subject,paper}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.", readable=False)],
     data: Annotated[str, typer.Option(help="Folder with CT-MRI/CT and CT-MRI/MRI, the atlas.")] = "data",
     perceptual: Annotated[
         str, typer.Option(help="Feature stack of the perceptual loss: vgg16-bn, vgg19, or a VGG safetensors file.")
@@ -192,7 +202,10 @@ def weights_train(
 
 @app.command()
 def table(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the table, new, empty or an older table.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the table, new, empty or an older table.", readable=False),
+    ],
     protocol: Annotated[
         str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
     ] = "standard",
@@ -208,9 +221,12 @@ def table(
     split: Annotated[
         str | None, typer.Option(help="Test pairs: by subject or the paper's (paper); default: the protocol's.")
     ] = None,
-    vgg: Annotated[Path | None, typer.Option(help="VGG19 safetensors file; default: the model zoo's.")] = None,
+    vgg: Annotated[
+        Path | None, typer.Option(help="VGG19 safetensors file; default: the model zoo's.", readable=False)
+    ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="The authors' published weights as safetensors, for a row of their own.")
+        Path | None,
+        typer.Option(help="The authors' published weights as safetensors, for a row of their own.", readable=False),
     ] = None,
 ) -> None:
     """Compare fusion methods on the same pairs: a table with intervals, tests and pictures."""
@@ -221,7 +237,7 @@ def table(
 
 @data.command()
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", readable=False)],
     subjects: Annotated[int, typer.Option(help="How many subjects.")] = 8,
     slices: Annotated[int, typer.Option(help="How many slices each.")] = 8,
     size: Annotated[int, typer.Option(help="Side of a slice in pixels.")] = 256,
@@ -267,12 +283,50 @@ def ui(
 
 
 def main() -> None:
-    """The entry point: bad input ends with one line and exit code 2."""
+    """The entry point: what the user can mend ends with one line and exit code 2, a closed standard output silently."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            _leave_output(_READER_LEFT)
+        if error.errno not in _UNFIT_PLACE:
+            raise
+        _refuse(_unfit(error))
+    except SystemExit as end:
+        # typer and rich end the program by themselves when they meet a closed standard output.
+        if isinstance(end.__context__, BrokenPipeError):
+            _leave_output(_READER_LEFT)
+        raise
+
+
+def _unfit(error: OSError) -> str:
+    """What the system will not do, and where; it names no place when what was open can take no more."""
+    if isinstance(error.filename, str | bytes):
+        where = os.fsdecode(error.filename)
+        return one_line(f"cannot use {where}: {error.strerror}; check its permissions, or choose another place")
+    return f"cannot write: {error.strerror}; make room, or write to another place"
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    _leave_output(2)
+
+
+def _leave_output(code: int) -> NoReturn:
+    """Exit; what standard output did not take is dropped, where Python's own last attempt would fail again."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":
