@@ -158,6 +158,10 @@ class Fuser:
         """
         return self.fuse_each(a, b, [self.strategy])[self.strategy]
 
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fuse pairs, as `fuse` does: a Fuser stands wherever a fusion method is called."""
+        return self.fuse(a, b)
+
     @torch.inference_mode()
     def fuse_each(self, a: Tensor, b: Tensor, strategies: Sequence[str]) -> dict[str, Tensor]:
         """Fuse pairs by several strategies, encoding them once; the conditions are those of `fuse`."""

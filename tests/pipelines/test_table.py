@@ -25,6 +25,7 @@ from model.metrics import MEASURES, measure
 from model.network import FusionNetwork
 from model.splits import PAPER_TEST_PAIRS
 from model.statistics import holm, sign_flip_test
+from model.strategies import STRATEGIES
 from tests.conftest import blobs
 
 SUBJECTS = {"2": (7, 9), "16": (13,), "20": range(1, 9), "34": (1,), "37": (8, 9, 15), "41": (7, 12)}
@@ -249,6 +250,24 @@ def test_a_method_that_fails_on_a_pair_keeps_its_row(data, monkeypatch):
     assert re.match("psnr is inf on pair", reasons["maximum"])
     with pytest.raises(InputError, match="no method ran; average: too odd a size"):
         compare(data, "blobs", "standard", Resources(), competing[:2])
+
+
+def test_the_strategies_of_a_network_share_its_encodings_and_nothing_else(data, monkeypatch):
+    names = ["dilran", "dilran-sfnn", "dilran-average", "maximum"]
+    competing = contenders("standard", Resources(), names, None)
+    alone = [compare(data, "blobs", "standard", Resources(), [each]).rows[0] for each in competing]
+    encode, encoded = Fuser._encode, []
+    monkeypatch.setattr(Fuser, "_encode", lambda *given: encoded.append(0) or encode(*given))
+    told = []
+    result = compare(data, "blobs", "standard", Resources(), competing, progress=lambda *each: told.append(each))
+    assert len(encoded) == len(result.pairs)
+    assert [row.contender.name for row in result.rows] == names
+    assert [row.values for row in result.rows] == [row.values for row in alone]
+    assert told[0] == (0, 4 * len(result.pairs), f"{competing[0].title} and 2 more")
+    assert told[-1][:2] == (4 * len(result.pairs),) * 2
+    monkeypatch.setitem(STRATEGIES, "sfnn", lambda a, *_: a * np.nan)
+    rows = compare(data, "blobs", "standard", Resources(), competing).rows
+    assert [row.ran for row in rows] == [True, False, True, True] and "not finite" in rows[1].reason
 
 
 def test_the_same_comparison_gives_the_same_files(made):
