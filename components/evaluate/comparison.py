@@ -61,8 +61,9 @@ class Pair:
 class Contender:
     """A method that is to be compared, before it has run: where it stands in the table and how to have it.
 
-    `weights` is the start of its weights' SHA-256, `trained_on` the version of the data they come from, `notes` what a
-    reader must know of them; all empty where it has none or they are missing, which `load` then says.
+    `weights` is the start of its weights' SHA-256, `trained_on` the version of the data they come from, `seen` the
+    subjects of their training and validation (None: not recorded), `notes` what a reader must know of them; all empty
+    where it has none or they are missing, which `load` then says.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Contender:
     load: Callable[[], Fuse]
     weights: str = ""
     trained_on: str = ""
+    seen: frozenset[str] | None = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -337,9 +339,12 @@ def compare(
     notes = []
     if left_out:
         notes.append(f"Left out, because images of {side} pixels are too small for them: {', '.join(left_out)}.")
-    elsewhere = [row.contender.title for row in rows if row.ran and row.contender.trained_on not in ("", version)]
+    ran = [row.contender for row in rows if row.ran]
+    elsewhere = [contender.title for contender in ran if contender.trained_on not in ("", version)]
     if elsewhere and not synthetic:
-        notes.append(f"Trained on another version of the data, so perhaps on these pairs: {', '.join(elsewhere)}.")
+        notes.append(f"Trained on another version of the data, so perhaps on these pairs: {'; '.join(elsewhere)}.")
+    if resources.split == "subject":
+        notes += _leaks(ran, {pair.subject for pair in pairs})
     return Comparison(
         protocol=protocol,
         split=resources.split,
@@ -356,6 +361,20 @@ def compare(
     )
 
 
+def _leaks(ran: Sequence[Contender], subjects: set[str]) -> list[str]:
+    """What to say of contenders whose weights have seen one of the test subjects, or do not tell."""
+    leaks: dict[str, list[str]] = {}
+    for contender in ran:
+        if contender.seen is None:
+            said = "Perhaps not held out, since the subjects of the training are not recorded"
+        elif known := sorted(contender.seen & subjects):
+            said = f"Not held out, so too good: trained on subject {' and '.join(known)}"
+        else:
+            continue
+        leaks.setdefault(said, []).append(contender.title)
+    return [f"{said}: {'; '.join(titles)}." for said, titles in leaks.items()]
+
+
 def _default_names(protocol: Protocol) -> list[str]:
     if protocol == "standard":
         # `dilran` is this row already.
@@ -370,11 +389,13 @@ def _contender(method: Method, protocol: Protocol, resources: Resources) -> Cont
     else:
         group = titles[method.kind]
     weights, notes, strategy, trained_on = "", [], "", ""
+    seen: frozenset[str] | None = frozenset()
     if method.trained:
         try:
             folder = shipped_weights(method.trained, resources.split)
             weights, training = _identity(*sorted(folder.glob("*.safetensors"))), _json(folder / "training.json")
             notes, trained_on = [poster.training_note(training, method.trained)], training.get("dataset_version", "")
+            seen = _seen(training)
             strategy = str(_json(folder / "config.json").get("strategy", ""))
         except InputError:
             pass  # `load` says it again, where the row is made.
@@ -392,8 +413,15 @@ def _contender(method: Method, protocol: Protocol, resources: Resources) -> Cont
         lambda: method.load(resources),
         weights,
         trained_on,
+        seen,
         tuple(note for note in notes if note),
     )
+
+
+def _seen(training: dict[str, Any]) -> frozenset[str] | None:
+    """The subjects that training and validation saw, by its `training.json`; None if that does not say."""
+    subjects = training.get("subjects", {})
+    return frozenset().union(*(subjects[split] for split in ("train", "validation"))) if subjects else None
 
 
 def _published(path: Path, protocol: Protocol, resources: Resources) -> Contender:

@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +185,34 @@ def test_the_title_tells_what_the_figures_are_of(made, data, shipped):
     assert "crops of 128 pixels (published: whole images) and perceptual loss on vgg19 (published: vgg16-bn)" in text
     assert "Trained on another version of the data, so perhaps on these pairs: This network" in text
     assert "images of 64 pixels are too small for them: MS-SSIM" in text
+
+
+@pytest.mark.parametrize("where", ["train", "validation", "test", "nowhere"])
+def test_weights_that_saw_a_test_subject_are_not_passed_off_as_held_out(data, shipped, tmp_path, monkeypatch, where):
+    shutil.copytree(shipped, tmp_path / "weights")
+    monkeypatch.setattr(model.methods, "SHIPPED", tmp_path / "weights")
+    splits = split_subjects(SUBJECTS, 0)
+    seen = {split: [*who, splits["test"][0]] if split == where else who for split, who in splits.items()}
+    training = TRAINING | ({} if where == "nowhere" else {"subjects": seen})
+    for split in ("subject", "paper"):
+        (tmp_path / "weights" / f"dilran-{split}" / "training.json").write_text(json.dumps(training))
+    said = {
+        "train": f"Not held out, so too good: trained on subject {splits['test'][0]}: This network, SFNN.",
+        "nowhere": "Perhaps not held out, since the subjects of the training are not recorded: This network, SFNN.",
+    }
+    said["validation"] = said["train"]
+    for split in ("subject", "paper"):
+        competing = contenders("standard", Resources(split), ["dilran-sfnn", "average"], None)
+        result = compare(data, "blobs", "standard", Resources(split), competing)
+        told = [note for note in result.notes if "held out" in note]
+        assert told == ([said[where]] if where in said and split == "subject" else [])
+        assert ("the paper's split leaks" in output.markdown(result)) == (split == "paper")
+
+
+def test_no_shipped_weights_saw_a_test_subject():
+    for folder in (Path(model.methods.__file__).parent / "weights").glob("*-subject"):
+        subjects = json.loads((folder / "training.json").read_text())["subjects"]
+        assert not {"20", "33"} & {*subjects["train"], *subjects["validation"]}, folder.name
 
 
 def test_whole_subjects_are_judged_and_never_one_of_the_training(data):
