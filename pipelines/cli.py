@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Make and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Make datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 weights = typer.Typer(
     help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
@@ -70,7 +70,10 @@ def run(
     runs: Runs = Path("runs"),
     **given: Any,
 ) -> None:
-    """Run the whole pipeline on this machine: data, validation, training, evaluation, registration, reports."""
+    """Run the whole pipeline on this machine.
+
+    Its steps: data, validation, training, evaluation, registration, reports.
+    """
     import signal
 
     from pipelines.display import LiveSteps, print_summary
@@ -116,7 +119,10 @@ def fuse(
             "models:/NAME@ALIAS; default: the model that ships with this program."
         ),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Fusion strategy; default: the model's own.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Fusion strategy (`fusion methods` lists them as dilran-NAME); default: the model's own."),
+    ] = None,
     batchnorm: Annotated[
         str | None,
         typer.Option(help="BatchNorm statistics: of each image (image) or stored; default: the model's own."),
@@ -143,7 +149,7 @@ def measure_(
     ] = "standard",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Judge a fused image beside its sources by every measure; of colour images the luma counts."""
+    """Judge a fused image beside its sources by every measure. Of colour images the luma counts."""
     from pipelines.measure import measure_files, print_measures
 
     result = measure_files(a, b, fused, protocol)
@@ -157,7 +163,7 @@ def measure_(
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """List every fusion method: its source, what it needs, and whether its weights ship."""
+    """List every fusion method. Says its source, what it needs, and whether its weights ship."""
     from pipelines.methods import describe, print_methods
 
     if as_json:
@@ -177,7 +183,7 @@ def weights_convert(
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
 ) -> None:
-    """Turn the authors' published weights into a model that fuses as they published it."""
+    """Make a model of the authors' published weights. It fuses as they published it."""
     from pipelines.weights import convert
 
     convert(published, output, force)
@@ -193,7 +199,7 @@ def weights_train(
         str, typer.Option(help="Feature stack of the perceptual loss: vgg16-bn, vgg19, or a VGG safetensors file.")
     ] = "vgg19",
 ) -> None:
-    """Train weights that ship with this program again, by the recipes that made them."""
+    """Train the shipped weights again by the recipes that made them."""
     from pipelines.weights import train
 
     train(names, data, perceptual, output)
@@ -204,7 +210,9 @@ def weights_train(
 def table(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for the table, new, empty or an older table.", readable=False),
+        typer.Option(
+            "--output", "-o", help="Folder for the table: new, empty or holding an older one.", readable=False
+        ),
     ],
     protocol: Annotated[
         str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
@@ -229,7 +237,7 @@ def table(
         typer.Option(help="The authors' published weights as safetensors, for a row of their own.", readable=False),
     ] = None,
 ) -> None:
-    """Compare fusion methods on the same pairs: a table with intervals, tests and pictures."""
+    """Compare fusion methods on the same pairs. Writes a table with intervals, tests and pictures."""
     from pipelines.table import make_table
 
     make_table(output, protocol, data, methods, split, vgg, published)
@@ -240,10 +248,10 @@ def phantom(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", readable=False)],
     subjects: Annotated[int, typer.Option(help="How many subjects.")] = 8,
     slices: Annotated[int, typer.Option(help="How many slices each.")] = 8,
-    size: Annotated[int, typer.Option(help="Side of a slice in pixels.")] = 256,
+    size: Annotated[int, typer.Option(help="Side of a slice in pixels, a multiple of 32.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 3407,
 ) -> None:
-    """Write the phantom dataset: heads with ground truth, sliced into CT-MR pairs."""
+    """Write the phantom dataset. It holds CT-MR pairs: slices of synthetic heads, with ground truth."""
     from components.ingest.phantom import PhantomConfig, write_phantom
     from pipelines.display import progress_bar
 
@@ -258,7 +266,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Open the MLflow page on the local store; Ctrl-C ends it."""
+    """Serve the MLflow page of the local store; Ctrl-C ends it."""
     import socket
 
     from components.register.tracking import check_reachable

@@ -23,6 +23,14 @@ def test_every_pipeline_parameter_is_an_option_of_run(fusion, monkeypatch):
             assert f"--{name.replace('_', '-')} " in said, name
 
 
+@pytest.mark.parametrize("group", [(), ("data",), ("weights",)])
+def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = fusion(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert commands and all(line.startswith("  ") and line.endswith(".") for line in commands)
+    assert not any("..." in line for line in commands)
+
+
 def test_the_pipeline_takes_exactly_the_described_parameters():
     from pipelines.training import training_pipeline
 
