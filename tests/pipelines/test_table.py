@@ -351,6 +351,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(data, tmp_path, refus
         ("--data", data, "--split", "mine", *quick): "unknown split 'mine'",
         ("--data", data, "--methods", "average", "-o", "others"): "others holds notes.txt",
         ("--data", data, "--methods", "average", "-o", "file"): "file is a file",
+        ("--data", data, "--methods", "average", "-o", "file/table"): "cannot write file/table: ",
         ("--data", data, "--published", "absent", *quick): "no such weights file: absent",
         ("--split", "paper", *quick): "the phantom holds none of the paper's test pairs",
     }
