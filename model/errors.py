@@ -1,11 +1,23 @@
 """The exceptions for what a user can mend."""
 
+import re
+
+_BREAKS_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """The text with every line break and control character escaped, as a file name may hold them."""
+    return _BREAKS_A_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class InputError(Exception):
     """Bad input, told in one line: what is wrong, where, and what to do about it.
 
     The command line prints the line and exits with code 2; everything else is a defect of ours and keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class MissingWeights(InputError):

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,17 +83,19 @@ class Fuser:
         """Load a model folder (`weights.safetensors`, `config.json`), optionally with another strategy or statistics.
 
         Without `fast` the network is computed layer by layer, whose rounding leaves equal pixels equal.
-        Raises InputError if the folder, its configuration or its weights do not make a network of this architecture.
+        Raises InputError if the folder may not be read, or what it holds does not make a network of this architecture.
         """
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise InputError(
-                    f"{folder} holds no model: {name} is missing; name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-                )
         try:
             saved = json.loads((folder / CONFIG_FILE).read_text())
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, SafetensorError) as error:
+            weights = load((folder / WEIGHTS_FILE).read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(
+                f"{folder} holds no model: {Path(error.filename).name} is missing; name a folder with {CONFIG_FILE} and"
+                f" {WEIGHTS_FILE}"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from None
+        except (ValueError, SafetensorError) as error:
             raise InputError(f"{folder} holds a damaged model ({error}); fetch it again") from None
         if not isinstance(saved, dict) or not set(saved) <= set(FuserConfig.__dataclass_fields__):
             raise InputError(f"{folder / CONFIG_FILE} is not the configuration of this program's model; fetch it again")
@@ -155,6 +157,10 @@ class Fuser:
         would wait for it.
         """
         return self.fuse_each(a, b, [self.strategy])[self.strategy]
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fuse pairs, as `fuse` does: a Fuser stands wherever a fusion method is called."""
+        return self.fuse(a, b)
 
     @torch.inference_mode()
     def fuse_each(self, a: Tensor, b: Tensor, strategies: Sequence[str]) -> dict[str, Tensor]:

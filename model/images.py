@@ -138,11 +138,6 @@ def read_grey_bytes(path: Path) -> Pixels:
     return levels
 
 
-def write_grey(path: Path, image: Tensor) -> None:
-    """Write a float image of shape (1, H, W) in [0, 1] as 8-bit grey, under the conditions of `write_image`."""
-    write_image(path, Picture(image))
-
-
 def _load(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:

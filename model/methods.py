@@ -54,9 +54,9 @@ class Resources:
 class Method:
     """A fusion method: its name, how it is shown and cited, what it needs, and how to have it.
 
-    `load` gives (a, b) -> fused, float (N, 1, H, W) in [0, 1], `a` the CT, PET or SPECT and `b` the MR; it raises
-    MissingWeights where the method cannot run. `trained` names the shipped folders of trained weights, without the
-    split; empty where there are none to train.
+    `load` gives (a, b) -> fused, float (N, 1, H, W) in [0, 1], `a` the CT, PET or SPECT and `b` the MR; of a network
+    with a strategy that is a Fuser. It raises MissingWeights where the method cannot run. `trained` names the shipped
+    folders of trained weights, without the split; empty where there are none to train.
     """
 
     name: str
@@ -92,9 +92,7 @@ def _network(
 ) -> Method:
     def load(resources: Resources) -> Fuse:
         folder = shipped_weights(trained, resources.split)
-        return Fuser.load(
-            folder, strategy=strategy, batchnorm=batchnorm, device=resources.device, fast=resources.fast
-        ).fuse
+        return Fuser.load(folder, strategy=strategy, batchnorm=batchnorm, device=resources.device, fast=resources.fast)
 
     return Method(name, title, kind, citation, "trained weights", load, trained)
 

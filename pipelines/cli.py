@@ -1,17 +1,19 @@
 """The `fusion` command line; every command imports what it needs when it runs."""
 
+import errno
 import inspect
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.errors import InputError
+from model.errors import InputError, one_line
 from pipelines.parameters import PROFILES, described
 
 app = typer.Typer(
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Make and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Make datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 weights = typer.Typer(
     help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
@@ -30,8 +32,16 @@ app.add_typer(weights, name="weights")
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 
+# What makes a place unfit whatever a program does there; any other OSError may be a defect of ours.
+_UNFIT_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+}
+_READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
+
 Runs = Annotated[
-    Path, typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.")
+    Path,
+    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
 ]
 
 
@@ -60,7 +70,10 @@ def run(
     runs: Runs = Path("runs"),
     **given: Any,
 ) -> None:
-    """Run the whole pipeline on this machine: data, validation, training, evaluation, registration, reports."""
+    """Run the whole pipeline on this machine.
+
+    Its steps: data, validation, training, evaluation, registration, reports.
+    """
     import signal
 
     from pipelines.display import LiveSteps, print_summary
@@ -74,7 +87,7 @@ def run(
         with LiveSteps() as steps:
             result = run_locally(parameters, runs, steps.tell)
     except StepFailed as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
@@ -83,7 +96,7 @@ def run(
 
 @app.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.", readable=False)] = Path(
         "pipelines/training.yaml"
     ),
 ) -> None:
@@ -106,7 +119,10 @@ def fuse(
             "models:/NAME@ALIAS; default: the model that ships with this program."
         ),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Fusion strategy; default: the model's own.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Fusion strategy (`fusion methods` lists them as dilran-NAME); default: the model's own."),
+    ] = None,
     batchnorm: Annotated[
         str | None,
         typer.Option(help="BatchNorm statistics: of each image (image) or stored; default: the model's own."),
@@ -133,7 +149,7 @@ def measure_(
     ] = "standard",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Judge a fused image beside its sources by every measure; of colour images the luma counts."""
+    """Judge a fused image beside its sources by every measure. Of colour images the luma counts."""
     from pipelines.measure import measure_files, print_measures
 
     result = measure_files(a, b, fused, protocol)
@@ -147,7 +163,7 @@ def measure_(
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """List every fusion method: its source, what it needs, and whether its weights ship."""
+    """List every fusion method. Says its source, what it needs, and whether its weights ship."""
     from pipelines.methods import describe, print_methods
 
     if as_json:
@@ -167,7 +183,7 @@ def weights_convert(
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
 ) -> None:
-    """Turn the authors' published weights into a model that fuses as they published it."""
+    """Make a model of the authors' published weights. It fuses as they published it."""
     from pipelines.weights import convert
 
     convert(published, output, force)
@@ -177,13 +193,13 @@ def weights_convert(
 @weights.command("train")
 def weights_train(
     names: Annotated[list[str], typer.Argument(help="Which: {dilran,dilran-mse,msrpan,msdra}-{subject,paper}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.", readable=False)],
     data: Annotated[str, typer.Option(help="Folder with CT-MRI/CT and CT-MRI/MRI, the atlas.")] = "data",
     perceptual: Annotated[
         str, typer.Option(help="Feature stack of the perceptual loss: vgg16-bn, vgg19, or a VGG safetensors file.")
     ] = "vgg19",
 ) -> None:
-    """Train weights that ship with this program again, by the recipes that made them."""
+    """Train the shipped weights again by the recipes that made them."""
     from pipelines.weights import train
 
     train(names, data, perceptual, output)
@@ -192,7 +208,12 @@ def weights_train(
 
 @app.command()
 def table(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the table, new, empty or an older table.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the table: new, empty or holding an older one.", readable=False
+        ),
+    ],
     protocol: Annotated[
         str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
     ] = "standard",
@@ -208,12 +229,15 @@ def table(
     split: Annotated[
         str | None, typer.Option(help="Test pairs: by subject or the paper's (paper); default: the protocol's.")
     ] = None,
-    vgg: Annotated[Path | None, typer.Option(help="VGG19 safetensors file; default: the model zoo's.")] = None,
+    vgg: Annotated[
+        Path | None, typer.Option(help="VGG19 safetensors file; default: the model zoo's.", readable=False)
+    ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="The authors' published weights as safetensors, for a row of their own.")
+        Path | None,
+        typer.Option(help="The authors' published weights as safetensors, for a row of their own.", readable=False),
     ] = None,
 ) -> None:
-    """Compare fusion methods on the same pairs: a table with intervals, tests and pictures."""
+    """Compare fusion methods on the same pairs. Writes a table with intervals, tests and pictures."""
     from pipelines.table import make_table
 
     make_table(output, protocol, data, methods, split, vgg, published)
@@ -221,13 +245,13 @@ def table(
 
 @data.command()
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", readable=False)],
     subjects: Annotated[int, typer.Option(help="How many subjects.")] = 8,
     slices: Annotated[int, typer.Option(help="How many slices each.")] = 8,
-    size: Annotated[int, typer.Option(help="Side of a slice in pixels.")] = 256,
+    size: Annotated[int, typer.Option(help="Side of a slice in pixels, a multiple of 32.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 3407,
 ) -> None:
-    """Write the phantom dataset: heads with ground truth, sliced into CT-MR pairs."""
+    """Write the phantom dataset. It holds CT-MR pairs: slices of synthetic heads, with ground truth."""
     from components.ingest.phantom import PhantomConfig, write_phantom
     from pipelines.display import progress_bar
 
@@ -242,7 +266,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Open the MLflow page on the local store; Ctrl-C ends it."""
+    """Serve the MLflow page of the local store; Ctrl-C ends it."""
     import socket
 
     from components.register.tracking import check_reachable
@@ -267,12 +291,50 @@ def ui(
 
 
 def main() -> None:
-    """The entry point: bad input ends with one line and exit code 2."""
+    """The entry point: what the user can mend ends with one line and exit code 2, a closed standard output silently."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            _leave_output(_READER_LEFT)
+        if error.errno not in _UNFIT_PLACE:
+            raise
+        _refuse(_unfit(error))
+    except SystemExit as end:
+        # typer and rich end the program by themselves when they meet a closed standard output.
+        if isinstance(end.__context__, BrokenPipeError):
+            _leave_output(_READER_LEFT)
+        raise
+
+
+def _unfit(error: OSError) -> str:
+    """What the system will not do, and where; it names no place when what was open can take no more."""
+    if isinstance(error.filename, str | bytes):
+        where = os.fsdecode(error.filename)
+        return one_line(f"cannot use {where}: {error.strerror}; check its permissions, or choose another place")
+    return f"cannot write: {error.strerror}; make room, or write to another place"
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    _leave_output(2)
+
+
+def _leave_output(code: int) -> NoReturn:
+    """Exit; what standard output did not take is dropped, where Python's own last attempt would fail again."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

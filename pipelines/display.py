@@ -27,7 +27,8 @@ class LiveSteps:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
-        self._progress = Progress(*_COLUMNS, console=self._console, transient=True)
+        live = self._console.is_terminal
+        self._progress = Progress(*_COLUMNS, console=self._console, transient=True, disable=not live)
         self._task: TaskID | None = None
 
     def __enter__(self) -> "LiveSteps":

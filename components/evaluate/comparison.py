@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,8 +61,9 @@ class Pair:
 class Contender:
     """A method that is to be compared, before it has run: where it stands in the table and how to have it.
 
-    `weights` is the start of its weights' SHA-256, `trained_on` the version of the data they come from, `notes` what a
-    reader must know of them; all empty where it has none or they are missing, which `load` then says.
+    `weights` is the start of its weights' SHA-256, `trained_on` the version of the data they come from, `seen` the
+    subjects of their training and validation (None: not recorded), `notes` what a reader must know of them; all empty
+    where it has none or they are missing, which `load` then says.
     """
 
     name: str
@@ -73,7 +74,12 @@ class Contender:
     load: Callable[[], Fuse]
     weights: str = ""
     trained_on: str = ""
+    seen: frozenset[str] | None = frozenset()
     notes: tuple[str, ...] = ()
+
+
+Team = list[tuple[Contender, Fuse]]
+"""Contenders that are fused together: strategies of one network, which share its encodings, or one method alone."""
 
 
 @dataclass(frozen=True)
@@ -291,28 +297,29 @@ def compare(
     ]
     lesions = _both_lesions(folder, pairs)
     shown = choose([vars(pair) for pair in pairs], lesions, PICTURES)
-    rows, kept = [], {}
+    found, teams = _teams(competing)
+    fused: dict[int, dict[str, np.ndarray]] = {position: {} for position in shown}
+    total = len(competing) * len(pairs)
     with _workers() as pool:
-        for number, contender in enumerate(competing):
-            done = number * len(pairs)
-            progress(done, len(competing) * len(pairs), contender.title)
+        for team in teams:
+            done, title = len(found) * len(pairs), team[0][0].title
+            if len(team) > 1:
+                title += f" and {len(team) - 1} more"
+            progress(done, total, title)
             try:
-                values, fused = _judge(
-                    contender.load(),
+                found |= _judge(
+                    team,
+                    pairs,
                     images,
                     [column.name for column in columns],
                     protocol,
-                    set(shown),
+                    fused,
                     pool,
-                    lambda judged, done=done, title=contender.title: progress(  # type: ignore[misc]
-                        done + judged, len(competing) * len(pairs), title
-                    ),
+                    lambda count, done=done, title=title: progress(done + count, total, title),  # type: ignore[misc]
                 )
-                _check_finite(values, pairs)
-                rows.append(Row(contender, values))
-                kept[contender.name] = fused
             except InputError as error:
-                rows.append(Row(contender, reason=str(error)))
+                found |= {contender.name: Row(contender, reason=str(error)) for contender, _ in team}
+    rows = [found[contender.name] for contender in competing]
     if not any(row.ran for row in rows):
         raise InputError(f"no method ran; {rows[0].contender.name}: {rows[0].reason}")
     pictures = [
@@ -323,7 +330,7 @@ def compare(
             both_lesions=bool(lesions is not None and lesions[position]),
             ct=_to_bytes(images[position][0][0, 0]),
             mri=_to_bytes(images[position][1][0, 0]),
-            fused={name: each[position] for name, each in kept.items()},
+            fused={row.contender.name: fused[position][row.contender.name] for row in rows if row.ran},
         )
         for position in shown
     ]
@@ -332,9 +339,12 @@ def compare(
     notes = []
     if left_out:
         notes.append(f"Left out, because images of {side} pixels are too small for them: {', '.join(left_out)}.")
-    elsewhere = [row.contender.title for row in rows if row.ran and row.contender.trained_on not in ("", version)]
+    ran = [row.contender for row in rows if row.ran]
+    elsewhere = [contender.title for contender in ran if contender.trained_on not in ("", version)]
     if elsewhere and not synthetic:
-        notes.append(f"Trained on another version of the data, so perhaps on these pairs: {', '.join(elsewhere)}.")
+        notes.append(f"Trained on another version of the data, so perhaps on these pairs: {'; '.join(elsewhere)}.")
+    if resources.split == "subject":
+        notes += _leaks(ran, {pair.subject for pair in pairs})
     return Comparison(
         protocol=protocol,
         split=resources.split,
@@ -351,6 +361,20 @@ def compare(
     )
 
 
+def _leaks(ran: Sequence[Contender], subjects: set[str]) -> list[str]:
+    """What to say of contenders whose weights have seen one of the test subjects, or do not tell."""
+    leaks: dict[str, list[str]] = {}
+    for contender in ran:
+        if contender.seen is None:
+            said = "Perhaps not held out, since the subjects of the training are not recorded"
+        elif known := sorted(contender.seen & subjects):
+            said = f"Not held out, so too good: trained on subject {' and '.join(known)}"
+        else:
+            continue
+        leaks.setdefault(said, []).append(contender.title)
+    return [f"{said}: {'; '.join(titles)}." for said, titles in leaks.items()]
+
+
 def _default_names(protocol: Protocol) -> list[str]:
     if protocol == "standard":
         # `dilran` is this row already.
@@ -365,11 +389,13 @@ def _contender(method: Method, protocol: Protocol, resources: Resources) -> Cont
     else:
         group = titles[method.kind]
     weights, notes, strategy, trained_on = "", [], "", ""
+    seen: frozenset[str] | None = frozenset()
     if method.trained:
         try:
             folder = shipped_weights(method.trained, resources.split)
             weights, training = _identity(*sorted(folder.glob("*.safetensors"))), _json(folder / "training.json")
             notes, trained_on = [poster.training_note(training, method.trained)], training.get("dataset_version", "")
+            seen = _seen(training)
             strategy = str(_json(folder / "config.json").get("strategy", ""))
         except InputError:
             pass  # `load` says it again, where the row is made.
@@ -387,8 +413,15 @@ def _contender(method: Method, protocol: Protocol, resources: Resources) -> Cont
         lambda: method.load(resources),
         weights,
         trained_on,
+        seen,
         tuple(note for note in notes if note),
     )
+
+
+def _seen(training: dict[str, Any]) -> frozenset[str] | None:
+    """The subjects that training and validation saw, by its `training.json`; None if that does not say."""
+    subjects = training.get("subjects", {})
+    return frozenset().union(*(subjects[split] for split in ("train", "validation"))) if subjects else None
 
 
 def _published(path: Path, protocol: Protocol, resources: Resources) -> Contender:
@@ -404,48 +437,89 @@ def _published(path: Path, protocol: Protocol, resources: Resources) -> Contende
         "The authors' published weights" if protocol == "poster" else "This network",
         "network",
         METHODS[poster.OURS].citation,
-        lambda: fuser.fuse,
+        lambda: fuser,
         _identity(path),
         notes=tuple(notes),
     )
 
 
+def _teams(competing: Sequence[Contender]) -> tuple[dict[str, Row], list[Team]]:
+    """The rows, by name, of the contenders that cannot be loaded, and the others in the order of their first."""
+    rows: dict[str, Row] = {}
+    teams: dict[tuple[str, ...], Team] = {}
+    for contender in competing:
+        try:
+            fuse = contender.load()
+        except InputError as error:
+            rows[contender.name] = Row(contender, reason=str(error))
+            continue
+        same = isinstance(fuse, Fuser) and contender.weights and (contender.weights, fuse.batchnorm)
+        teams.setdefault(same or (contender.name,), []).append((contender, fuse))
+    return rows, list(teams.values())
+
+
+def _fuse_each(team: Team, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """The pairs fused by every member, by name; a network encodes them once for all its strategies."""
+    fusers = {contender.name: fuse for contender, fuse in team if isinstance(fuse, Fuser)}
+    if not fusers:
+        return {contender.name: fuse(a, b) for contender, fuse in team}
+    fused = next(iter(fusers.values())).fuse_each(a, b, [fuser.strategy for fuser in fusers.values()])
+    return {name: fused[fuser.strategy] for name, fuser in fusers.items()}
+
+
 def _judge(
-    fuse: Fuse,
+    team: Team,
+    pairs: Sequence[Pair],
     images: Sequence[tuple[Tensor, Tensor]],
     names: Sequence[str],
     protocol: Protocol,
-    shown: set[int],
+    shown: dict[int, dict[str, np.ndarray]],
     pool: ThreadPoolExecutor,
     told: Callable[[int], None],
-) -> tuple[dict[str, list[float]], dict[int, np.ndarray]]:
-    """The value of every measure on each pair, and the fused images at the positions `shown`."""
+) -> dict[str, Row]:
+    """The rows of a team by name; `shown` takes each one's fused image of the pairs at its positions."""
+    values = {contender.name: {name: [math.nan] * len(images) for name in names} for contender, _ in team}
+    reasons: dict[str, str] = {}
 
-    def work(batch: list[int]) -> tuple[dict[str, list[float]], dict[int, np.ndarray]]:
+    def work(batch: list[int]) -> int:
         a, b = (torch.cat([images[index][source] for index in batch]) for source in (0, 1))
-        fused = fuse(a, b).cpu()
-        measured = measure(a, b, fused, names, protocol=protocol)
-        pictures = {index: _to_bytes(fused[row, 0]) for row, index in enumerate(batch) if index in shown}
-        return {name: _per_image(each) for name, each in measured.items()}, pictures
+        for method, fused in _fuse_each(team, a, b).items():
+            try:
+                measured = measure(a, b, fused.cpu(), names, protocol=protocol)
+            except InputError as error:
+                reasons[method] = str(error)
+                continue
+            for name, each in measured.items():
+                for index, value in zip(batch, _per_image(each), strict=True):
+                    values[method][name][index] = value
+            for row, index in enumerate(batch):
+                if index in shown:
+                    shown[index][method] = _to_bytes(fused[row, 0])
+        return len(batch)
 
-    batches = list(_batches(images))
-    values: dict[str, list[float]] = {name: [math.nan] * len(images) for name in names}
-    kept: dict[int, np.ndarray] = {}
-    futures: dict[Future[Any], list[int]] = {pool.submit(work, batch): batch for batch in batches}
+    futures = [pool.submit(work, batch) for batch in _batches(images)]
     judged = 0
     try:
         for future in as_completed(futures):
-            measured, pictures = future.result()
-            for name, each in measured.items():
-                for index, value in zip(futures[future], each, strict=True):
-                    values[name][index] = value
-            kept |= pictures
-            judged += len(futures[future])
+            judged += future.result() * len(team)
             told(judged)
     finally:
         for future in futures:
             future.cancel()
-    return values, kept
+    return {
+        contender.name: _row(contender, values[contender.name], pairs, reasons.get(contender.name, ""))
+        for contender, _ in team
+    }
+
+
+def _row(contender: Contender, values: dict[str, list[float]], pairs: Sequence[Pair], reason: str) -> Row:
+    """A contender's row; with the reason and no values where there is one, or where a value is infinite or missing."""
+    for name, each in values.items():
+        for value, pair in zip(each, pairs, strict=True):
+            if not math.isfinite(value):
+                blank = f"{name} is {value} on pair {pair.name}: is one of its images blank or a copy of the other?"
+                return Row(contender, reason=reason or blank)
+    return Row(contender, values)
 
 
 def _batches(images: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[int]]:
@@ -491,15 +565,6 @@ def _both_lesions(folder: Path, pairs: Sequence[Pair]) -> np.ndarray | None:
 def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
     per_image = measured["mean"] if isinstance(measured, dict) else measured
     return [round(float(value), DECIMALS) for value in per_image]
-
-
-def _check_finite(values: dict[str, list[float]], pairs: Sequence[Pair]) -> None:
-    for name, each in values.items():
-        for value, pair in zip(each, pairs, strict=True):
-            if not math.isfinite(value):
-                raise InputError(
-                    f"{name} is {value} on pair {pair.name}: is one of its images blank or a copy of the other?"
-                )
 
 
 def _to_bytes(image: Tensor) -> np.ndarray:

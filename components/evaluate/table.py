@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -29,6 +30,9 @@ BESIDE_PICTURES = {"standard": ("qabf", "vif", "ssim", "psnr"), "poster": ("psnr
 
 def check_target(folder: Path) -> None:
     """Raise InputError unless a table may be written to `folder`: it is new, empty, or holds an older table alone."""
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {folder}: {above} is no folder that may be written to; choose another place")
     if not folder.exists():
         return
     if not folder.is_dir():

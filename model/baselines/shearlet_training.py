@@ -273,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f" --pretrain-steps {config.pretrain_steps} --steps {config.steps} --seed {config.seed}"
         ),
         "pairs": {"train": len(training), "validation": len(validation)},
+        "subjects": {"train": sorted(training.subjects), "validation": sorted(validation.subjects)},
         "result": {key: value for key, value in curve[-1].items() if key not in ("phase", "step")},
         "split": training.index["split"],
         "dataset_version": training.index["dataset_version"],

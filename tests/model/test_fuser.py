@@ -1,7 +1,9 @@
 """The Fuser: fusing any size, saving and loading, and refusing what is no model."""
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,7 +142,9 @@ def test_what_is_no_model_is_refused_by_name(fuser: Fuser, tmp_path):
     spoil("shape", lambda f: save_file(weights | {"decoder.2.bias": torch.zeros(3)}, f / "weights.safetensors"))
     spoil("no-json", lambda f: (f / "config.json").write_text("{"))
     spoil("foreign", lambda f: (f / "config.json").write_text(json.dumps({"layers": 3})))
+    spoil("folder", lambda f: (f / "config.json").unlink() or (f / "config.json").mkdir())
     for name, complaint in {
+        "folder": r"cannot read .*folder/config\.json: Is a directory",
         "no-weights": "weights.safetensors is missing",
         "cut": "damaged",
         "other": "another architecture",
@@ -153,6 +157,19 @@ def test_what_is_no_model_is_refused_by_name(fuser: Fuser, tmp_path):
             Fuser.load(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_may_not_be_read_is_no_damaged_one(fuser: Fuser, tmp_path, monkeypatch):
+    fuser.save(tmp_path)
+
+    def locked(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for reader, name in (("read_text", "config.json"), ("read_bytes", "weights.safetensors")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, reader, locked)
+            with pytest.raises(InputError, match=rf"^cannot read .*/{name}: Permission denied; check its permissions$"):
+                Fuser.load(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["strategy", "batchnorm", "network"])

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from model.errors import InputError
-from model.images import Picture, join_colour, read_grey, read_image, split_colour, write_grey, write_image
+from model.images import Picture, join_colour, read_grey, read_image, split_colour, write_image
 
 
 def save(path, array: np.ndarray, mode: str | None = None):
@@ -31,7 +31,7 @@ def test_grey_images_come_back_as_they_were_written(tmp_path, grey):
     image = read_grey(save(tmp_path / "a.png", grey))
     assert image.shape == (1, 6, 8)
     assert torch.equal(image[0], torch.from_numpy(grey).float() / 255)
-    write_grey(tmp_path / "b.png", image)
+    write_image(tmp_path / "b.png", Picture(image))
     assert np.array_equal(np.array(Image.open(tmp_path / "b.png")), grey)
 
 
@@ -80,10 +80,10 @@ def test_a_place_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, gr
         (tmp_path / ("x" * 300 + ".png"), "cannot write"),
     ):
         with pytest.raises(InputError, match=complaint):
-            write_grey(path, image)
+            write_image(path, Picture(image))
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        write_grey(tmp_path / "taken.png", image)
+        write_image(tmp_path / "taken.png", Picture(image))
     assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
 
 
@@ -96,7 +96,7 @@ def test_a_failed_write_keeps_the_file_that_was_there(tmp_path, grey, monkeypatc
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(InputError, match="No space left"):
-        write_grey(path, torch.zeros(1, 4, 4))
+        write_image(path, Picture(torch.zeros(1, 4, 4)))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -339,6 +339,7 @@ def test_the_command_writes_a_model_with_its_record(trained: Path):
     assert facts["dataset_version"] == "1" * 32 + ".dir"
     assert facts["split"] == {"by": "subject", "seed": 0}
     assert (facts["seed"], facts["steps"], facts["pairs"]) == (3407, 3, {"train": 3, "validation": 1})
+    assert facts["subjects"] == {"train": ["train"], "validation": ["validation"]}
     assert "--steps 3 --seed 3407" in facts["command"]
     assert facts["command"] in (trained / "README.md").read_text()
     a, b = scene(9, 40)

@@ -1,5 +1,6 @@
 """The command line: its help, its parameters, and one line with exit code 2 for whatever is wrong with the input."""
 
+import errno
 import inspect
 import os
 import subprocess
@@ -20,6 +21,14 @@ def test_every_pipeline_parameter_is_an_option_of_run(fusion, monkeypatch):
     for name, *_ in described():
         if name not in ("code_version", "git_commit"):
             assert f"--{name.replace('_', '-')} " in said, name
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("weights",)])
+def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = fusion(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert commands and all(line.startswith("  ") and line.endswith(".") for line in commands)
+    assert not any("..." in line for line in commands)
 
 
 def test_the_pipeline_takes_exactly_the_described_parameters():
@@ -70,6 +79,7 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
     assert sorted(tmp_path.rglob("*")) == before
     assert fusion("run", "--epochs", "many").returncode == 2
     assert "cannot write" in refused("run", "--runs", "file/runs")
+    assert fusion("run", "--runs", "file/runs").stdout == ""
 
 
 def test_a_server_that_is_down_is_told_before_anything_starts(tmp_path, refused, monkeypatch):
@@ -96,6 +106,71 @@ def test_the_installed_command_answers_help_and_refuses_like_any_program(tmp_pat
         [command, "run", "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, "error: no such data folder: absent; check --data\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "phantom", "n" * 300),
+        ("data", "phantom", "file/heads"),
+        ("ui", "--runs", "n" * 300),
+        ("run", "--runs", "n" * 300),
+        ("table", "--methods", "average", "-o", "n" * 300),
+        ("weights", "train", "dilran-subject", "-o", "file/weights"),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_a_place_that_cannot_be_used_is_named_with_the_reason(arguments, tmp_path, refused):
+    (tmp_path / "file").touch()
+    said = refused(*arguments)
+    assert arguments[-1] in said
+    assert ("File name too long" if "n" * 300 in arguments else "Not a directory") in said
+
+
+def test_a_locked_folder_is_one_line(tmp_path, refused, monkeypatch):
+    exists = Path.exists
+
+    def locked(path, **options):
+        if path.name == "heads":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", locked)
+    assert f"cannot use {tmp_path}/locked/heads: Permission denied" in refused("data", "phantom", "locked/heads")
+
+
+def test_a_defect_of_ours_keeps_its_traceback(fusion, monkeypatch):
+    def lost(*arguments):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "a file of ours")
+
+    monkeypatch.setattr("pipelines.measure.measure_files", lost)
+    with pytest.raises(FileNotFoundError):
+        fusion("measure", "a.png", "b.png", "fused.png")
+
+
+def test_a_line_break_in_a_name_is_shown_escaped(refused):
+    said = refused("run", "--data", "a\nb\x1b[2J")
+    assert said == "error: no such data folder: a\\nb\\x1b[2J; check --data\n"
+
+
+PRINTS = ("-c", "from pipelines import cli; cli.app = lambda: print('done'); cli.main()")
+
+
+@pytest.mark.parametrize("arguments", [("-m", "pipelines.cli", "--help"), ("-m", "pipelines.cli", "methods"), PRINTS])
+def test_a_reader_that_has_left_ends_it_silently(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("arguments", [("-m", "pipelines.cli", "--help"), PRINTS])
+def test_a_full_disk_behind_standard_output_is_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"error: cannot write: No space left on device; make room, or write to another place\n"
 
 
 def test_ui_without_a_store_says_what_makes_one(tmp_path, refused):

@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from model.metrics import MEASURES, measure
 from model.network import FusionNetwork
 from model.splits import PAPER_TEST_PAIRS
 from model.statistics import holm, sign_flip_test
+from model.strategies import STRATEGIES
 from tests.conftest import blobs
 
 SUBJECTS = {"2": (7, 9), "16": (13,), "20": range(1, 9), "34": (1,), "37": (8, 9, 15), "41": (7, 12)}
@@ -184,6 +187,34 @@ def test_the_title_tells_what_the_figures_are_of(made, data, shipped):
     assert "images of 64 pixels are too small for them: MS-SSIM" in text
 
 
+@pytest.mark.parametrize("where", ["train", "validation", "test", "nowhere"])
+def test_weights_that_saw_a_test_subject_are_not_passed_off_as_held_out(data, shipped, tmp_path, monkeypatch, where):
+    shutil.copytree(shipped, tmp_path / "weights")
+    monkeypatch.setattr(model.methods, "SHIPPED", tmp_path / "weights")
+    splits = split_subjects(SUBJECTS, 0)
+    seen = {split: [*who, splits["test"][0]] if split == where else who for split, who in splits.items()}
+    training = TRAINING | ({} if where == "nowhere" else {"subjects": seen})
+    for split in ("subject", "paper"):
+        (tmp_path / "weights" / f"dilran-{split}" / "training.json").write_text(json.dumps(training))
+    said = {
+        "train": f"Not held out, so too good: trained on subject {splits['test'][0]}: This network, SFNN.",
+        "nowhere": "Perhaps not held out, since the subjects of the training are not recorded: This network, SFNN.",
+    }
+    said["validation"] = said["train"]
+    for split in ("subject", "paper"):
+        competing = contenders("standard", Resources(split), ["dilran-sfnn", "average"], None)
+        result = compare(data, "blobs", "standard", Resources(split), competing)
+        told = [note for note in result.notes if "held out" in note]
+        assert told == ([said[where]] if where in said and split == "subject" else [])
+        assert ("the paper's split leaks" in output.markdown(result)) == (split == "paper")
+
+
+def test_no_shipped_weights_saw_a_test_subject():
+    for folder in (Path(model.methods.__file__).parent / "weights").glob("*-subject"):
+        subjects = json.loads((folder / "training.json").read_text())["subjects"]
+        assert not {"20", "33"} & {*subjects["train"], *subjects["validation"]}, folder.name
+
+
 def test_whole_subjects_are_judged_and_never_one_of_the_training(data):
     pairs, expected = held_out_pairs(data, "subject")
     splits = split_subjects(SUBJECTS, 0)
@@ -251,6 +282,24 @@ def test_a_method_that_fails_on_a_pair_keeps_its_row(data, monkeypatch):
         compare(data, "blobs", "standard", Resources(), competing[:2])
 
 
+def test_the_strategies_of_a_network_share_its_encodings_and_nothing_else(data, monkeypatch):
+    names = ["dilran", "dilran-sfnn", "dilran-average", "maximum"]
+    competing = contenders("standard", Resources(), names, None)
+    alone = [compare(data, "blobs", "standard", Resources(), [each]).rows[0] for each in competing]
+    encode, encoded = Fuser._encode, []
+    monkeypatch.setattr(Fuser, "_encode", lambda *given: encoded.append(0) or encode(*given))
+    told = []
+    result = compare(data, "blobs", "standard", Resources(), competing, progress=lambda *each: told.append(each))
+    assert len(encoded) == len(result.pairs)
+    assert [row.contender.name for row in result.rows] == names
+    assert [row.values for row in result.rows] == [row.values for row in alone]
+    assert told[0] == (0, 4 * len(result.pairs), f"{competing[0].title} and 2 more")
+    assert told[-1][:2] == (4 * len(result.pairs),) * 2
+    monkeypatch.setitem(STRATEGIES, "sfnn", lambda a, *_: a * np.nan)
+    rows = compare(data, "blobs", "standard", Resources(), competing).rows
+    assert [row.ran for row in rows] == [True, False, True, True] and "not finite" in rows[1].reason
+
+
 def test_the_same_comparison_gives_the_same_files(made):
     result, folder = made
     again = replace(result)
@@ -302,6 +351,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(data, tmp_path, refus
         ("--data", data, "--split", "mine", *quick): "unknown split 'mine'",
         ("--data", data, "--methods", "average", "-o", "others"): "others holds notes.txt",
         ("--data", data, "--methods", "average", "-o", "file"): "file is a file",
+        ("--data", data, "--methods", "average", "-o", "file/table"): "cannot write file/table: ",
         ("--data", data, "--published", "absent", *quick): "no such weights file: absent",
         ("--split", "paper", *quick): "the phantom holds none of the paper's test pairs",
     }
