@@ -22,6 +22,9 @@ from model.network import CHANNELS, DILATIONS, Encoder, Statistics
 SMALLEST = 64
 """Below this side the borders are most of the image, and the plain forward pass is as fast."""
 
+Moments = tuple[int, Tensor, Tensor]
+"""The number of pixels of a band of features, and their mean (C,) and variance (C,)."""
+
 _BAND = 16  # rows
 _REACH = 8  # of the 17x17 kernel
 _BORDER = 3  # the pixels within which padding tells
@@ -37,10 +40,11 @@ class FastEncoder:
         self.norm = encoder.norm
         lift, bias = encoder.lift.weight.flatten(), _bias(encoder.lift)
         self.mixing = torch.stack((torch.ones_like(bias), lift, bias))
-        self.kernels, self.offset = encoder.collapsed()
+        kernels, self.offset = encoder.collapsed()
+        self.taps = torch.stack(kernels).permute(0, 2, 3, 4, 1).flatten(0, 3)
         reach = max(DILATIONS)
         self.spread = lift.new_zeros(CHANNELS, 3, 2 * reach + 1, 2 * reach + 1)
-        for dilation, kernel in zip(DILATIONS, self.kernels, strict=True):
+        for dilation, kernel in zip(DILATIONS, kernels, strict=True):
             taps = slice(reach - dilation, reach + dilation + 1, dilation)
             self.spread[:, :, taps, taps] += kernel
         self.residual = encoder.residual
@@ -68,48 +72,51 @@ class FastEncoder:
         mean = _pool(x[:, :, None])
         pooled = mean.relu()
         p = pooled.repeat_interleave(2, 0).repeat_interleave(2, 1)[:, :, 0]
-        maps = torch.stack((x, p * x, p), dim=2)
-        self._multi_scale(maps, m)
-        scale, shift = self._normalisation(m, statistics, self.offset)
-        for rows in _bands(len(m)):
-            torch.addcmul(shift, m[rows], scale, out=m[rows])
-        edges = _edges(m, [self.residual] * 3, every=True)
-        for rows, k in self._residual(maps.permute(2, 0, 1), scale, shift):
+        maps = torch.stack((x, p * x, p))
+        scale, shift = self._normalisation(self._multi_scale(maps, m), statistics, self.offset)
+        edges = _edges(m, [self.residual] * 3, every=True, scale=scale, shift=shift)
+        moments = []
+        for rows, k in self._residual(maps, scale, shift):
+            band = torch.addcmul(shift, m[rows], scale, out=m[rows])
             _mend(k, edges, rows, len(m))
-            _attend(m[rows], k, _pool(m[rows]).relu_(), out=encoding[rows])
-        scale, shift = self._normalisation(encoding, statistics, torch.zeros_like(shift))
+            _attend(band, k, _pool(band).relu_(), out=encoding[rows])
+            moments.append(_moments(encoding[rows]))
+        scale, shift = self._normalisation(moments, statistics, torch.zeros_like(shift))
         # Pooling is linear, and P(x) is constant over a pooled block, so shallow features are pooled as three maps are.
         pooled_maps = torch.cat((mean, pooled * mean, pooled), dim=2)
         for rows in _bands(len(m)):
             half = slice(rows.start // 2, rows.stop // 2)
             d = torch.addcmul(shift, encoding[rows], scale, out=encoding[rows])
-            _attend(maps[rows] @ self.mixing, d, (pooled_maps[half] @ self.mixing).relu_(), out=d)
+            shallow = (maps[:, rows].flatten(1).T @ self.mixing).view_as(d)
+            _attend(shallow, d, (pooled_maps[half] @ self.mixing).relu_(), out=d)
 
-    def _multi_scale(self, maps: Tensor, out: Tensor) -> None:
-        """The reduced multi-scale features (H, W, 64), less their bias, of the three maps (H, W, 3)."""
-        reach = max(DILATIONS)
-        padded = F.pad(maps, (0, 0, reach, reach, reach, reach)).permute(2, 0, 1)[None]
+    def _multi_scale(self, maps: Tensor, out: Tensor) -> list[Moments]:
+        """Put the reduced multi-scale features (H, W, 64), less their bias, of the three maps (3, H, W) into `out`, and
+        give the moments of its bands."""
+        reach, width = max(DILATIONS), maps.shape[2]
+        padded = F.pad(maps, [reach] * 4)
+        area, line, _ = padded.stride()
+        moments = []
+        for rows in _bands(out.shape[0]):
+            # One matrix product a band; its 81 columns are the taps of all dilations, each a shifted copy of a map.
+            size = rows.stop - rows.start
+            taps = maps.new_empty(len(DILATIONS), 3, 3, 3, size, width)
+            for tap, dilation in zip(taps, DILATIONS, strict=True):
+                start = (rows.start + reach - dilation) * line + reach - dilation
+                steps = (area, dilation * line, dilation, line, 1)
+                tap.copy_(padded.as_strided(tap.shape, steps, start))
+            torch.mm(taps.view(-1, size * width).T, self.taps, out=out[rows].view(-1, CHANNELS))
+            moments.append(_moments(out[rows]))
+        return moments
 
-        def window(rows: slice, dilation: int) -> tuple[slice, ...]:
-            margin = reach - dilation
-            columns = slice(margin, padded.shape[3] - margin)
-            return slice(None), slice(None), slice(rows.start + margin, rows.stop + 2 * reach - margin), columns
-
-        for rows in _bands(len(out)):
-            near, middle, far = (
-                _pixels(F.conv2d(padded[window(rows, dilation)], kernel, dilation=dilation))
-                for dilation, kernel in zip(DILATIONS, self.kernels, strict=True)
-            )
-            torch.add(near.add_(middle), far, out=out[rows])
-
-    def _normalisation(self, features: Tensor, statistics: Statistics, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """The scale and shift (64,) that normalise features (H, W, 64) which lack the bias `offset`."""
+    def _normalisation(self, moments: list[Moments], statistics: Statistics, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale and shift (64,) that normalise features of these moments which lack the bias `offset`."""
         norm = self.norm
         if statistics == "stored":
             assert norm.running_mean is not None and norm.running_var is not None
             mean, variance = norm.running_mean - offset, norm.running_var
         else:
-            mean, variance = torch.batch_norm_update_stats(features.permute(2, 0, 1)[None], None, None, 0.0)
+            mean, variance = _joined(moments)
         scale = norm.weight * (variance + norm.eps).rsqrt()
         return scale, norm.bias - scale * mean
 
@@ -123,22 +130,26 @@ class FastEncoder:
         tiles = -(-width // _TILE)
         padded = F.pad(maps, (_REACH, tiles * _TILE - width + _REACH, _REACH, _REACH))
         spectra = torch.view_as_real(torch.fft.rfft(padded.unfold(2, _LENGTH, _TILE)))
-        lines = spectra.permute(3, 2, 1, 0, 4).reshape(_FREQUENCIES, tiles, height + 2 * _REACH, 6)
-        windows = lines.unfold(2, 2 * _REACH + 1, 1)
+        lines = spectra.permute(3, 2, 1, 0, 4).reshape(_FREQUENCIES, tiles, -1)
+        windows = lines.unfold(2, (2 * _REACH + 1) * 6, 6)
         kernels = self._kernel_spectra(scale)
         constant = self._constant(shift) * _LENGTH
         for rows in _bands(height):
             size = rows.stop - rows.start
-            band = windows[:, :, rows].reshape(_FREQUENCIES, tiles * size, -1)
-            product = maps.new_empty(2, _FREQUENCIES, tiles * size, CHANNELS)
+            band = windows[:, :, rows].transpose(1, 2).reshape(_FREQUENCIES, size * tiles, -1)
+            product = maps.new_empty(2, _FREQUENCIES, size * tiles, CHANNELS)
             for part, kernel in zip(product, kernels, strict=True):
                 torch.bmm(band, kernel, out=part)
             product[0, 0] += constant
-            k = (self.synthesis @ product.view(2 * _FREQUENCIES, -1)).view(_TILE, tiles, size, CHANNELS)
-            yield rows, k.permute(2, 1, 0, 3).reshape(size, tiles * _TILE, CHANNELS)[:, :width].contiguous()
+            # Tile by tile, so that the pixels come out in their order.
+            k = torch.bmm(
+                self.synthesis.expand(size * tiles, -1, -1),
+                product.view(2 * _FREQUENCIES, -1, CHANNELS).transpose(0, 1),
+            )
+            yield rows, k.view(size, tiles * _TILE, CHANNELS)[:, :width]
 
     def _kernel_spectra(self, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The 17x17 kernel's transform along its rows, as real matrices (frequency, map x part x row, 64) that give the
+        """The 17x17 kernel's transform along its rows, as real matrices (frequency, row x map x part, 64) that give the
         real and the imaginary part of the product."""
         first = (self.spread * scale[:, None, None, None]).transpose(0, 1)
         kernel = F.conv2d(first, self.flipped, padding=2)
@@ -146,9 +157,8 @@ class FastEncoder:
             kernel = F.conv2d(kernel + F.pad(first, [margin] * 4), self.flipped, padding=2)
         spectra = torch.fft.rfft(F.pad(kernel, (0, _LENGTH - kernel.shape[-1]))) * self.turn
         # Correlation multiplies by the conjugate: (a + bi)(c - di).
-        c, d = (part.permute(3, 0, 2, 1) for part in (spectra.real, spectra.imag))
-        shape = (_FREQUENCIES, -1, CHANNELS)
-        return torch.stack((c, d), dim=2).reshape(shape), torch.stack((-d, c), dim=2).reshape(shape)
+        c, d = (part.permute(3, 2, 0, 1) for part in (spectra.real, spectra.imag))
+        return torch.stack((c, d), dim=3).flatten(1, 3), torch.stack((-d, c), dim=3).flatten(1, 3)
 
     def _constant(self, shift: Tensor) -> Tensor:
         """What the biases add to k (64,): m is a convolution of the maps plus a constant, and c keeps it so."""
@@ -197,7 +207,23 @@ class FastDecoder:
         return products
 
 
-def _edges(source: Tensor, layers: list[nn.Conv2d], every: bool) -> list[Tensor]:
+def _moments(band: Tensor) -> Moments:
+    """The moments of a band (rows, W, C): cheap while it is in the cache."""
+    return math.prod(band.shape[:2]), *torch.batch_norm_update_stats(band.permute(2, 0, 1)[None], None, None, 0.0)
+
+
+def _joined(moments: list[Moments]) -> tuple[Tensor, Tensor]:
+    """The mean and variance (C,) of all bands together, by Chan's formula."""
+    counts = torch.tensor([count for count, _, _ in moments])[:, None]
+    means, variances = (torch.stack(values) for values in list(zip(*moments, strict=True))[1:])
+    share = counts / counts.sum()
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+def _edges(
+    source: Tensor, layers: list[nn.Conv2d], every: bool, scale: Tensor | None = None, shift: Tensor | None = None
+) -> list[Tensor]:
     """The outermost three rows (top, bottom) and columns (left, right) of what the layers make of `source` (H, W, C).
 
     That is the last layer's output, or the sum of `every` layer's. Three 3x3 layers see three pixels far, so a strip
@@ -207,6 +233,8 @@ def _edges(source: Tensor, layers: list[nn.Conv2d], every: bool) -> list[Tensor]
     for dim, padding, inner in ((2, (0, 1), (0, 0)), (3, (1, 0), ())):
         for outer, start in (((1, 0), 0), ((0, 1), batch.shape[dim] - 2 * _BORDER)):
             strip, outputs = batch.narrow(dim, start, 2 * _BORDER), []
+            if scale is not None and shift is not None:
+                strip = torch.addcmul(shift[:, None, None], strip, scale[:, None, None])
             for layer in layers:
                 strip = F.conv2d(F.pad(strip, (*inner, *outer)), layer.weight, layer.bias, padding=padding)
                 outputs.append(strip.narrow(dim, outer[1] * (strip.shape[dim] - _BORDER), _BORDER))
