@@ -96,16 +96,16 @@ class FastEncoder:
         reach, width = max(DILATIONS), maps.shape[2]
         padded = F.pad(maps, [reach] * 4)
         area, line, _ = padded.stride()
-        moments = []
+        memory, moments = maps.new_empty(len(self.taps), _BAND * width), []
         for rows in _bands(out.shape[0]):
             # One matrix product a band; its 81 columns are the taps of all dilations, each a shifted copy of a map.
             size = rows.stop - rows.start
-            taps = maps.new_empty(len(DILATIONS), 3, 3, 3, size, width)
-            for tap, dilation in zip(taps, DILATIONS, strict=True):
+            columns = memory[:, : size * width]
+            for tap, dilation in zip(columns.view(len(DILATIONS), 3, 3, 3, size, width), DILATIONS, strict=True):
                 start = (rows.start + reach - dilation) * line + reach - dilation
                 steps = (area, dilation * line, dilation, line, 1)
                 tap.copy_(padded.as_strided(tap.shape, steps, start))
-            torch.mm(taps.view(-1, size * width).T, self.taps, out=out[rows].view(-1, CHANNELS))
+            torch.mm(columns.T, self.taps, out=out[rows].view(-1, CHANNELS))
             moments.append(_moments(out[rows]))
         return moments
 
@@ -134,19 +134,20 @@ class FastEncoder:
         windows = lines.unfold(2, (2 * _REACH + 1) * 6, 6)
         kernels = self._kernel_spectra(scale)
         constant = self._constant(shift) * _LENGTH
+        count = _BAND * tiles
+        inputs = maps.new_empty(_FREQUENCIES, _BAND, tiles, windows.shape[-1])
+        products = maps.new_empty(2, _FREQUENCIES, count, CHANNELS)
+        outputs = maps.new_empty(count, _TILE, CHANNELS)
+        synthesis = self.synthesis.expand(count, -1, -1)
         for rows in _bands(height):
             size = rows.stop - rows.start
-            band = windows[:, :, rows].transpose(1, 2).reshape(_FREQUENCIES, size * tiles, -1)
-            product = maps.new_empty(2, _FREQUENCIES, size * tiles, CHANNELS)
-            for part, kernel in zip(product, kernels, strict=True):
-                torch.bmm(band, kernel, out=part)
-            product[0, 0] += constant
+            inputs[:, :size] = windows[:, :, rows].transpose(1, 2)
+            for product, kernel in zip(products, kernels, strict=True):
+                torch.bmm(inputs.flatten(1, 2), kernel, out=product)
+            products[0, 0] += constant
             # Tile by tile, so that the pixels come out in their order.
-            k = torch.bmm(
-                self.synthesis.expand(size * tiles, -1, -1),
-                product.view(2 * _FREQUENCIES, -1, CHANNELS).transpose(0, 1),
-            )
-            yield rows, k.view(size, tiles * _TILE, CHANNELS)[:, :width]
+            torch.bmm(synthesis, products.flatten(0, 1).transpose(0, 1), out=outputs)
+            yield rows, outputs.view(_BAND, tiles * _TILE, CHANNELS)[:size, :width]
 
     def _kernel_spectra(self, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The 17x17 kernel's transform along its rows, as real matrices (frequency, row x map x part, 64) that give the
