@@ -13,7 +13,8 @@ from typing import get_args
 import torch
 from rich.console import Console
 
-from components.evaluate.comparison import Protocol, compare, contenders
+from components.evaluate.comparison import compare
+from components.evaluate.contenders import Protocol, contenders
 from components.evaluate.table import check_target, title, write_table
 from components.ingest.dataset import COLLECTION, PHANTOM, check_folder
 from components.ingest.phantom import PhantomConfig, write_phantom

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -13,69 +10,31 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from components.evaluate import poster
+from components.evaluate.contenders import Contender, Protocol
 from components.evaluate.evaluation import DECIMALS, Column
+from components.evaluate.held_out import Pair, both_lesions, held_out_pairs, read_pair
 from components.evaluate.pictures import Picture, choose
-from components.ingest.dataset import COLLECTION, MODALITIES
 from components.ingest.version import folder_version
-from components.preprocess.packing import split_subjects
 from model.errors import InputError
-from model.fuser import Fuser, FuserConfig
-from model.images import read_grey, read_grey_bytes
-from model.methods import METHODS, Fuse, Method, Resources, Split, shipped_weights
+from model.fuser import Fuser
+from model.methods import Fuse, Resources, Split
 from model.metrics import PROTOCOLS, measure
-from model.published import read_published
-from model.splits import PAPER_TEST_PAIRS
 from model.statistics import bootstrap_interval, holm, sign_flip_test
-from model.strategies import DEFAULT_STRATEGY
 
-Protocol = Literal["standard", "poster"]
 REFERENCE: dict[Protocol, str] = {"standard": "dilran", "poster": poster.OURS}
-SPLIT_SEED = 0
 SIGNIFICANT = 0.05
 LEAST_SUBJECTS = 3
 PICTURES = 4
 BATCH = 2
 
-_NAME = re.compile(r"^(?P<subject>\w+?)(?P<slice>\d{3})$")
-
 Told = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One CT-MR pair of the data folder."""
-
-    name: str
-    subject: str
-    slice: int
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A method that is to be compared, before it has run: where it stands in the table and how to have it.
-
-    `weights` is the start of its weights' SHA-256, `trained_on` the version of the data they come from, `seen` the
-    subjects of their training and validation (None: not recorded), `notes` what a reader must know of them; all empty
-    where it has none or they are missing, which `load` then says.
-    """
-
-    name: str
-    title: str
-    group: str
-    kind: str
-    citation: str
-    load: Callable[[], Fuse]
-    weights: str = ""
-    trained_on: str = ""
-    seen: frozenset[str] | None = frozenset()
-    notes: tuple[str, ...] = ()
 
 
 Team = list[tuple[Contender, Fuse]]
@@ -215,63 +174,6 @@ class Comparison:
         return tests
 
 
-def find_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a data folder, by subject and slice; an image without its partner is none.
-
-    InputError if a file is misnamed or there is no pair.
-    """
-    names = [{path.stem for path in (folder / COLLECTION / each).glob("*.png")} for each in MODALITIES]
-    pairs = []
-    for name in names[0] & names[1]:
-        match = _NAME.match(name)
-        if match is None:
-            raise InputError(
-                f"{folder / COLLECTION / MODALITIES[0] / name}.png does not follow <subject><3-digit slice>.png; "
-                "rename or remove it"
-            )
-        pairs.append(Pair(name, match["subject"], int(match["slice"])))
-    if not pairs:
-        raise InputError(f"no image in {folder / COLLECTION} has its partner; CT and MRI must bear the same names")
-    return sorted(pairs, key=lambda pair: (len(pair.subject), pair.subject, pair.slice))
-
-
-def held_out_pairs(folder: Path, split: Split) -> tuple[list[Pair], int]:
-    """The test pairs of a data folder under a split, and how many the split has where all are there.
-
-    InputError if the folder holds none of them, or too few subjects for a split by subject.
-    """
-    pairs = find_pairs(folder)
-    if split == "paper":
-        chosen = [pair for pair in pairs if pair.name in PAPER_TEST_PAIRS]
-        if not chosen:
-            raise InputError(f"{folder} holds none of the paper's 20 test pairs; give the atlas by --data")
-        return chosen, len(PAPER_TEST_PAIRS)
-    held_out = split_subjects((pair.subject for pair in pairs), SPLIT_SEED)["test"]
-    chosen = [pair for pair in pairs if pair.subject in held_out]
-    return chosen, len(chosen)
-
-
-def contenders(
-    protocol: Protocol, resources: Resources, names: Sequence[str] | None, published: Path | None
-) -> list[Contender]:
-    """The methods to compare, in the order of the table: those named, or the protocol's own.
-
-    InputError if a name is unknown or the published weights cannot be read.
-    """
-    chosen = list(dict.fromkeys(names)) if names is not None else _default_names(protocol)
-    unknown = [name for name in chosen if name not in METHODS]
-    if unknown or not chosen:
-        said = f"unknown method {', '.join(unknown)}" if unknown else "no method given"
-        raise InputError(f"{said}: choose from {', '.join(METHODS)}")
-    found = {name: _contender(METHODS[name], protocol, resources) for name in METHODS if name in chosen}
-    if published:
-        found[poster.PUBLISHED_WEIGHTS] = _published(published, protocol, resources)
-    if protocol == "standard":
-        return sorted(found.values(), key=lambda each: each.kind != "network")
-    order = [name for group in poster.GROUPS.values() for name in group]
-    return sorted(found.values(), key=lambda each: order.index(each.name) if each.name in order else len(order))
-
-
 def compare(
     folder: Path,
     data: str,
@@ -288,14 +190,14 @@ def compare(
     contender that cannot run keeps its row, with the reason. InputError if none runs, or an image cannot be read.
     """
     pairs, expected = held_out_pairs(folder, resources.split)
-    images = [_read_pair(folder, pair) for pair in pairs]
+    images = [read_pair(folder, pair) for pair in pairs]
     side = min(min(a.shape[-2:]) for a, _ in images)
     columns = [
         Column(name, entry.title, entry.unit, entry.direction)
         for name, entry in PROTOCOLS[protocol].items()
         if entry.smallest <= side
     ]
-    lesions = _both_lesions(folder, pairs)
+    lesions = both_lesions(folder, pairs)
     shown = choose([vars(pair) for pair in pairs], lesions, PICTURES)
     found, teams = _teams(competing)
     fused: dict[int, dict[str, np.ndarray]] = {position: {} for position in shown}
@@ -373,74 +275,6 @@ def _leaks(ran: Sequence[Contender], subjects: set[str]) -> list[str]:
             continue
         leaks.setdefault(said, []).append(contender.title)
     return [f"{said}: {'; '.join(titles)}." for said, titles in leaks.items()]
-
-
-def _default_names(protocol: Protocol) -> list[str]:
-    if protocol == "standard":
-        # `dilran` is this row already.
-        return [name for name in METHODS if name != f"dilran-{DEFAULT_STRATEGY}"]
-    return [name for group in poster.GROUPS.values() for name in group if name in METHODS]
-
-
-def _contender(method: Method, protocol: Protocol, resources: Resources) -> Contender:
-    titles = {"network": "This network", "baseline": "Baselines"}
-    if protocol == "poster":
-        group = next((title for title, names in poster.GROUPS.items() if method.name in names), "Not in the poster")
-    else:
-        group = titles[method.kind]
-    weights, notes, strategy, trained_on = "", [], "", ""
-    seen: frozenset[str] | None = frozenset()
-    if method.trained:
-        try:
-            folder = shipped_weights(method.trained, resources.split)
-            weights, training = _identity(*sorted(folder.glob("*.safetensors"))), _json(folder / "training.json")
-            notes, trained_on = [poster.training_note(training, method.trained)], training.get("dataset_version", "")
-            seen = _seen(training)
-            strategy = str(_json(folder / "config.json").get("strategy", ""))
-        except InputError:
-            pass  # `load` says it again, where the row is made.
-    elif method.needs != "nothing" and resources.vgg and resources.vgg.is_file():
-        weights = _identity(resources.vgg)
-    title = poster.TITLES.get(method.name, method.title) if protocol == "poster" else method.title
-    if method.name == "dilran":
-        title = f"{title}, default{f' ({strategy})' if strategy else ''}"
-    return Contender(
-        method.name,
-        title,
-        group,
-        method.kind,
-        method.citation,
-        lambda: method.load(resources),
-        weights,
-        trained_on,
-        seen,
-        tuple(note for note in notes if note),
-    )
-
-
-def _seen(training: dict[str, Any]) -> frozenset[str] | None:
-    """The subjects that training and validation saw, by its `training.json`; None if that does not say."""
-    subjects = training.get("subjects", {})
-    return frozenset().union(*(subjects[split] for split in ("train", "validation"))) if subjects else None
-
-
-def _published(path: Path, protocol: Protocol, resources: Resources) -> Contender:
-    fuser = Fuser(read_published(path), FuserConfig("sfnn", "image"), resources.device, fast=resources.fast)
-    notes = []
-    if resources.split != "paper":
-        notes.append(
-            "trained by the authors on every pair of the atlas outside the paper's 20 test pairs, so on most of these"
-        )
-    return Contender(
-        poster.PUBLISHED_WEIGHTS,
-        "Published weights, SFNN",
-        "The authors' published weights" if protocol == "poster" else "This network",
-        "network",
-        METHODS[poster.OURS].citation,
-        lambda: fuser,
-        _identity(path),
-        notes=tuple(notes),
-    )
 
 
 def _teams(competing: Sequence[Contender]) -> tuple[dict[str, Row], list[Team]]:
@@ -546,22 +380,6 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _read_pair(folder: Path, pair: Pair) -> tuple[Tensor, Tensor]:
-    a, b = (read_grey(folder / COLLECTION / each / f"{pair.name}.png")[None] for each in MODALITIES)
-    if a.shape != b.shape:
-        sizes = " and ".join(f"{image.shape[3]}x{image.shape[2]}" for image in (a, b))
-        raise InputError(f"the two images of pair {pair.name} are {sizes}; resample one to the other's size")
-    return a, b
-
-
-def _both_lesions(folder: Path, pairs: Sequence[Pair]) -> np.ndarray | None:
-    """Which pairs show a CT and an MRI lesion, bool (N,); None where there is no ground truth."""
-    truth = [folder / COLLECTION / "truth" / name for name in ("ct_lesion", "mri_lesion")]
-    if not all(each.is_dir() for each in truth):
-        return None
-    return np.array([all((read_grey_bytes(each / f"{pair.name}.png") > 127).any() for each in truth) for pair in pairs])
-
-
 def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
     per_image = measured["mean"] if isinstance(measured, dict) else measured
     return [round(float(value), DECIMALS) for value in per_image]
@@ -570,19 +388,3 @@ def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
 def _to_bytes(image: Tensor) -> np.ndarray:
     array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return array
-
-
-def _identity(*paths: Path) -> str:
-    """The first 12 hex digits of the SHA-256 of the files' contents."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

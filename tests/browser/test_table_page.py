@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from components.evaluate.comparison import Comparison, Contender, Pair, Row
+from components.evaluate.comparison import Comparison, Row
+from components.evaluate.contenders import Contender
 from components.evaluate.evaluation import Column
+from components.evaluate.held_out import Pair
 from components.evaluate.pictures import Picture
 from components.evaluate.poster import GROUPS, PRINTED
 from components.evaluate.table import write_table

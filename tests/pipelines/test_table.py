@@ -15,7 +15,9 @@ from PIL import Image
 
 import model.methods
 from components.evaluate import table as output
-from components.evaluate.comparison import compare, contenders, held_out_pairs
+from components.evaluate.comparison import compare
+from components.evaluate.contenders import contenders
+from components.evaluate.held_out import held_out_pairs
 from components.evaluate.poster import PRINTED, training_note
 from components.ingest.version import folder_version
 from components.preprocess.packing import split_subjects
