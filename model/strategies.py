@@ -120,7 +120,7 @@ def local_saliency(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     both = torch.cat([x, y]) / torch.cat([unit, unit])
     energy = both.square()
     near = _window_mean(energy, NEAR_WINDOW)
-    around, middle = _far_mean(torch.cat([both, energy], dim=1), MIDDLE_WINDOW).split(1, dim=1)
+    around, middle = _far_mean(torch.cat([both, energy], dim=1), MIDDLE_WINDOW).chunk(2, dim=1)
     detail = (both - around).square().clamp_max(DETAIL_LIMIT)
     fine, coarse = (_far_mean(detail, window) for window in (MIDDLE_WINDOW, FAR_WINDOW))
     salience = (
@@ -135,7 +135,8 @@ def local_saliency(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     margin = OVERLAY * (2 * winner - 1)
     energy_x, energy_y = (energy + DARK).log().chunk(2)
     share = torch.lerp(winner, (PIXEL_POWER * (energy_x - energy_y)).sigmoid(), PIXEL_SHARE)
-    return (a * (share + (-margin).relu())).addcmul_(b, 1 - share + margin.relu())
+    fused: Tensor = (a * (share + (-margin).relu())).addcmul_(b, 1 - share + margin.relu())
+    return fused
 
 
 def energies(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
