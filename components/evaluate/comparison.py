@@ -21,6 +21,7 @@ from components.evaluate.contenders import Contender, Protocol
 from components.evaluate.evaluation import DECIMALS, Column
 from components.evaluate.held_out import Pair, both_lesions, held_out_pairs, read_pair
 from components.evaluate.pictures import Picture, choose
+from components.ingest.dataset import COLLECTION
 from components.ingest.version import folder_version
 from model.errors import InputError
 from model.fuser import Fuser
@@ -242,7 +243,9 @@ def compare(
     if left_out:
         notes.append(f"Left out, because images of {side} pixels are too small for them: {', '.join(left_out)}.")
     ran = [row.contender for row in rows if row.ran]
-    elsewhere = [contender.title for contender in ran if contender.trained_on not in ("", version)]
+    # Whoever trained on a folder with this collection alone had the same pairs.
+    same = {"", version, folder_version(folder, COLLECTION)}
+    elsewhere = [contender.title for contender in ran if contender.trained_on not in same]
     if elsewhere and not synthetic:
         notes.append(f"Trained on another version of the data, so perhaps on these pairs: {'; '.join(elsewhere)}.")
     if resources.split == "subject":

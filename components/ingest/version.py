@@ -33,6 +33,7 @@ def tree_version(md5s: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def folder_version(folder: Path) -> str:
-    """DVC's directory hash of everything in a data folder."""
-    return tree_version((path.relative_to(folder).as_posix(), file_md5(path)) for path in data_files(folder))
+def folder_version(folder: Path, under: str = "") -> str:
+    """DVC's directory hash of everything in a data folder; with `under`, as if it held that folder below it alone."""
+    found = [(path, path.relative_to(folder).as_posix()) for path in data_files(folder)]
+    return tree_version((name, file_md5(path)) for path, name in found if not under or name.startswith(f"{under}/"))

@@ -55,6 +55,15 @@ def test_the_version_is_the_directory_hash_of_dvc(data):
     assert folder_version(folder) == "987a1b4d7bf340132bb13dc87b929cb5.dir"
 
 
+def test_the_version_of_a_part_is_that_of_a_folder_with_nothing_else(tmp_path):
+    for folder, names in (("all", ("CT-MRI/CT/a", "PET-MRI/PET/b", "CT-MRI-2/c")), ("part", ("CT-MRI/CT/a",))):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text(name)
+    assert folder_version(tmp_path / "all", "CT-MRI") == folder_version(tmp_path / "part")
+    assert folder_version(tmp_path / "all", "CT-MRI") != folder_version(tmp_path / "all")
+
+
 def test_the_version_of_the_atlas_is_the_one_that_data_dvc_pins(shared):
     assert folder_version(shared / "atlas") == "ba8a63c0db60282bb5eaf078cf4e4613.dir"
 
