@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.errors import InputError
+from model.shards import Shards
 
 SPLITS = ("train", "validation", "test")
 
@@ -19,11 +20,11 @@ SPLITS = ("train", "validation", "test")
 class PackedPairs:
     """One split of a packed dataset.
 
-    `images` is a read-only memory map, uint8 of shape (N, 2, H, W), modality 0 = CT and 1 = MRI; `entries` has one
-    `{"name", "subject", "slice"}` per pair; `index` is the whole `index.json`.
+    `images` is read by memory map, uint8 of shape (N, 2, H, W), the modalities in the order of the index; `entries` has
+    one `{"name", "subject", "slice"}` per pair; `index` is the whole `index.json`.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Shards
     entries: list[dict[str, Any]]
     index: dict[str, Any]
 
@@ -34,22 +35,28 @@ class PackedPairs:
             raise InputError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         try:
             index = json.loads((folder / "index.json").read_text())
-            entries = index["splits"][split]
-            images = np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            entries, row = index["splits"][split], (2, index["height"], index["width"])
+            shards = index.get("shards", {}).get(split) or [{"file": f"{split}.npy", "rows": len(entries)}]
+        except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder} holds no packed dataset ({error}); run the preprocess step again") from None
-        expected = (len(entries), 2, index["height"], index["width"])
-        if images.dtype != np.uint8 or images.shape != expected:
+        images = Shards(folder, shards, row)
+        if len(images) != len(entries):
             raise InputError(
-                f"{folder / split}.npy is {images.dtype} {images.shape}, its index says {expected}; pack it again"
+                f"{folder}: the {split} shards hold {len(images)} pairs, the index names {len(entries)}; pack it again"
             )
         return cls(images, entries, index)
 
     def __len__(self) -> int:
         return len(self.entries)
 
+    def verified(self) -> "PackedPairs":
+        """These pairs, after every byte was compared with the index; raises InputError naming a damaged shard."""
+        if isinstance(self.images, Shards):
+            self.images.verify()
+        return self
+
     def batch(self, indices: Sequence[int] | slice) -> tuple[Tensor, Tensor]:
-        """The pairs at `indices` as two float32 tensors of shape (n, 1, H, W) in [0, 1]: first CT, then MRI."""
+        """The pairs at `indices` as two float32 tensors of shape (n, 1, H, W) in [0, 1], one a modality."""
         pixels = torch.from_numpy(np.array(self.images[indices])).float().div_(255)
         return pixels[:, :1], pixels[:, 1:]
 

@@ -22,7 +22,8 @@ class Parameters:
     phantom_slices: int = _parameter(8, "How many slices each phantom subject has.")
     min_pairs: int = _parameter(16, "Fewer pairs than this stop the run.")
     split: str = _parameter(
-        "subject", "How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks)."
+        "subject",
+        "Split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).",
     )
     split_seed: int = _parameter(0, "Which subjects are held out follows from this seed.")
     network: str = _parameter("dilran", "What is trained: dilran (the poster's network), msrpan or msdra.")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.evaluation import parse_strategies
-from components.ingest.dataset import PHANTOM, check_folder
+from components.ingest.dataset import COLLECTION, PHANTOM, check_folder
 from components.ingest.phantom import PhantomConfig
 from components.ingest.version import folder_version
-from components.preprocess.packing import SPLIT_KINDS
+from components.preprocess.splits import parse_split
 from components.register.registry import check_names
 from components.register.tracking import check_reachable
 from components.train.launch import training_config
@@ -44,8 +44,7 @@ def _check(p: Parameters) -> None:
     check_names(p.model_name, p.experiment)
     losses = p.gradient_weight, p.perceptual_weight
     training_config(p.network, p.epochs, p.batch, p.crop, p.learning_rate, p.schedule, *losses, p.seed)
-    if p.split not in SPLIT_KINDS:
-        raise InputError(f"unknown split {p.split!r}; choose one of {', '.join(SPLIT_KINDS)}")
+    parse_split(p.split, COLLECTION)
     if p.data == PHANTOM:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
     for name, value in (("processes", p.processes), ("min_pairs", p.min_pairs)):

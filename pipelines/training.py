@@ -70,7 +70,7 @@ def training_pipeline(
         phantom_subjects: How many subjects the phantom has.
         phantom_slices: How many slices each phantom subject has.
         min_pairs: Fewer pairs than this stop the run.
-        split: How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks).
+        split: Split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).
         split_seed: Which subjects are held out follows from this seed.
         network: What is trained: dilran (the poster's network), msrpan or msdra.
         epochs: How often every training image is seen.

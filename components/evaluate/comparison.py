@@ -24,7 +24,7 @@ from components.evaluate.evaluation import DECIMALS, Column
 from components.evaluate.pictures import Picture, choose
 from components.ingest.dataset import COLLECTION, MODALITIES
 from components.ingest.version import folder_version
-from components.preprocess.packing import split_subjects
+from components.preprocess.splits import split_subjects
 from model.errors import InputError
 from model.fuser import Fuser, FuserConfig
 from model.images import read_grey, read_grey_bytes

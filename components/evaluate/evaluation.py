@@ -137,7 +137,7 @@ def evaluate(
     total after every batch. InputError where a strategy is unknown, the test split is empty, or a value is not finite.
     """
     _check_strategies(strategies)
-    pairs = PackedPairs.open(packed_folder, "test")
+    pairs = PackedPairs.open(packed_folder, "test").verified()
     if not len(pairs):
         raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
     fuser = Fuser.load(model_folder)

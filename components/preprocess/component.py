@@ -19,10 +19,10 @@ def preprocess(
     Args:
         dataset: The ingested dataset.
         validation: The validation's report.
-        split: subject (whole subjects held out) or paper (the published experiment's 20 test pairs; it leaks).
+        split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).
         split_seed: Which subjects are held out follows from this seed.
         code_version: The version of the code, part of the cache key.
-        packed: One array a split, and index.json.
+        packed: Arrays in shards a split, and index.json.
     """
     from pathlib import Path
 
