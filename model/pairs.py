@@ -14,6 +14,7 @@ from model.errors import InputError
 from model.shards import Shards
 
 SPLITS = ("train", "validation", "test")
+CHROMA = "test_chroma"
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class PackedPairs:
     """One split of a packed dataset.
 
     `images` is read by memory map, uint8 of shape (N, 2, H, W), the modalities in the order of the index; `entries` has
-    one `{"name", "subject", "slice"}` per pair; `index` is the whole `index.json`.
+    one `{"name", "subject", "slice"}` per pair; `index` is the whole `index.json`. If the first modality is in colour,
+    `images` holds its luma, and `chroma` the test pairs' Cb and Cr about 128, uint8 (N, 2, H, W), also by memory map.
     """
 
     images: np.ndarray | Shards
     entries: list[dict[str, Any]]
     index: dict[str, Any]
+    chroma: Shards | None = None
 
     @classmethod
     def open(cls, folder: Path, split: str) -> "PackedPairs":
@@ -36,7 +39,8 @@ class PackedPairs:
         try:
             index = json.loads((folder / "index.json").read_text())
             entries, row = index["splits"][split], (2, index["height"], index["width"])
-            shards = index.get("shards", {}).get(split) or [{"file": f"{split}.npy", "rows": len(entries)}]
+            listed = index.get("shards", {})
+            shards = listed.get(split) or [{"file": f"{split}.npy", "rows": len(entries)}]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder} holds no packed dataset ({error}); run the preprocess step again") from None
         images = Shards(folder, shards, row)
@@ -44,15 +48,17 @@ class PackedPairs:
             raise InputError(
                 f"{folder}: the {split} shards hold {len(images)} pairs, the index names {len(entries)}; pack it again"
             )
-        return cls(images, entries, index)
+        chroma = Shards(folder, listed[CHROMA], row) if split == "test" and CHROMA in listed else None
+        return cls(images, entries, index, chroma)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def verified(self) -> "PackedPairs":
         """These pairs, after every byte was compared with the index; raises InputError naming a damaged shard."""
-        if isinstance(self.images, Shards):
-            self.images.verify()
+        for shards in (self.images, self.chroma):
+            if isinstance(shards, Shards):
+                shards.verify()
         return self
 
     def batch(self, indices: Sequence[int] | slice) -> tuple[Tensor, Tensor]:

@@ -169,8 +169,8 @@ def test_pictured_pairs_are_few_distinct_and_spread_over_the_subjects(sizes, les
 def test_the_pictures_are_the_pairs_and_their_fusions(evaluation, packed):
     pairs = PackedPairs.open(packed, "test")
     for row, picture in enumerate(evaluation.pictures):
-        assert np.array_equal(picture.ct, pairs.images[row, 0])
-        assert np.array_equal(picture.mri, pairs.images[row, 1])
+        assert np.array_equal(picture.a, pairs.images[row, 0])
+        assert np.array_equal(picture.b, pairs.images[row, 1])
         assert np.array_equal(picture.fused["maximum"], pairs.images[row].max(0))
         assert set(picture.fused) == {method.name for method in evaluation.methods}
 

@@ -170,7 +170,7 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     folders.packed.mkdir()
     entries = {"train": "1001", "validation": "2001", "test": "9001"}
     splits = {split: [{"name": name, "subject": name[0], "slice": 1}] for split, name in entries.items()}
-    index = {"dataset_version": DATASET, "collection": "CT-MRI", "splits": splits}
+    index = {"dataset_version": DATASET, "collection": "CT-MRI", "modalities": ["CT", "MRI"], "splits": splits}
     (folders.packed / "index.json").write_text(json.dumps(index))
     return folders
 
