@@ -2,10 +2,14 @@
 
 import re
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 _LINE = re.compile(r"^\s*progress (?P<step>\S+) (?P<done>\d+)/(?P<total>\d+)(?: (?P<note>.*))?$")
 _SECONDS_BETWEEN_LINES = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -22,6 +26,12 @@ class Progress:
             return
         self._printed = now
         print(f"progress {self.step} {done}/{total} {note}".rstrip(), flush=True)
+
+    def counted(self, items: Iterable[T], before: int, total: int) -> Iterator[T]:
+        """The items as they are, each reported as it comes; `before` units were finished before the first."""
+        for done, item in enumerate(items, before + 1):
+            self(done, total)
+            yield item
 
 
 def parse(line: str) -> tuple[str, int, int, str] | None:

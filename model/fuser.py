@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -31,13 +31,20 @@ _KEPT = 2**24  # floats, 64 MiB: enough for pairs up to 295x295
 
 @dataclass(frozen=True)
 class FuserConfig:
-    """How a saved network fuses: its strategy, and whose statistics BatchNorm uses ("image" or "stored")."""
+    """How a saved network fuses: its strategy, and whose statistics BatchNorm uses ("image" or "stored").
+
+    `levels`, of a network trained on normalised images, are the values in [0, 1] of each modality that become 0 and 1
+    before fusing: ((low, high) of the first image, (low, high) of the second).
+    """
 
     strategy: str = DEFAULT_STRATEGY
     batchnorm: str = "image"
     network: str = "dilran"
+    levels: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
+        if self.levels is not None:
+            object.__setattr__(self, "levels", _checked_levels(self.levels))
         for value, known, what in (
             (self.strategy, tuple(STRATEGIES), "fusion strategy"),
             (self.batchnorm, BATCHNORM, "BatchNorm statistics"),
@@ -116,7 +123,8 @@ class Fuser:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.contiguous().cpu() for name, tensor in self.network.state_dict().items()}
         (folder / WEIGHTS_FILE).write_bytes(save(state))
-        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        config = {name: value for name, value in asdict(self.config).items() if value is not None}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
     @property
     def strategy(self) -> str:
@@ -154,7 +162,7 @@ class Fuser:
         Any number of pairs: they are taken a few at a time, so that memory does not grow with N beyond the images. A
         height or width that the network cannot divide is padded by its last row or column and cropped again. Raises
         InputError if the shapes differ or a pixel is not finite; pixels on an accelerator are not looked at, since that
-        would wait for it.
+        would wait for it. Where the configuration has `levels`, the images are normalised by them first.
         """
         return self.fuse_each(a, b, [self.strategy])[self.strategy]
 
@@ -166,6 +174,9 @@ class Fuser:
     def fuse_each(self, a: Tensor, b: Tensor, strategies: Sequence[str]) -> dict[str, Tensor]:
         """Fuse pairs by several strategies, encoding them once; the conditions are those of `fuse`."""
         check_pair(a, b)
+        if self.config.levels is not None:
+            (low, high), (lowest, highest) = self.config.levels
+            a, b = ((a - low) / (high - low)).clamp(0, 1), ((b - lowest) / (highest - lowest)).clamp(0, 1)
         height, width = a.shape[-2:]
         multiple = self.network.multiple
         padding = (0, -width % multiple, 0, -height % multiple)
@@ -194,6 +205,17 @@ class Fuser:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _checked_levels(levels: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Two ranges within [0, 1], as tuples; InputError for anything else."""
+    try:
+        (a, b), (c, d) = levels
+        if 0 <= a < b <= 1 and 0 <= c < d <= 1:
+            return (float(a), float(b)), (float(c), float(d))
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"levels are {levels!r}; give two ranges within 0 and 1, such as [[0, 0.9], [0.02, 1]]")
 
 
 def _device(name: str) -> torch.device:

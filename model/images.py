@@ -138,6 +138,30 @@ def read_grey_bytes(path: Path) -> Pixels:
     return levels
 
 
+def read_luma_bytes(path: Path) -> tuple[Pixels, Pixels]:
+    """Read an 8-bit image in colour or grey as luma (H, W) and chroma (2, H, W), Cb and Cr about 128, uint8 each.
+
+    Levels are rounded to the nearest; a grey image has a chroma of 128. Raises InputError as `read_image` does, and for
+    images of more than 8 bits.
+    """
+    picture = read_image(path)
+    if picture.depth != 8:
+        raise InputError(f"{path} has 16 bits a pixel; convert it to 8-bit colour or grey")
+    luma = _rounded(picture.luma[0], 255).astype(np.uint8)
+    if picture.chroma is None:
+        return luma, np.full((2, *luma.shape), 128, np.uint8)
+    return luma, ((picture.chroma.double() * 255).round() + 128).clamp(0, 255).byte().numpy()
+
+
+def join_bytes(luma: Pixels, chroma: Pixels) -> Pixels:
+    """The RGB image (H, W, 3) of a luma (H, W) and a chroma (2, H, W), uint8 as `read_luma_bytes` gives them."""
+    colour = join_colour(
+        torch.from_numpy(luma.astype(np.float32) / 255)[None],
+        torch.from_numpy((chroma.astype(np.float32) - 128) / 255),
+    )
+    return _rounded(colour.movedim(0, -1), 255).astype(np.uint8)
+
+
 def _load(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:

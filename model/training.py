@@ -85,7 +85,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Singles:
-    """Both modalities of a split, pooled into one set of single images: image 2i is CT of pair i, 2i + 1 its MRI."""
+    """Both modalities of a split, pooled into a set of single images: 2i is the first of pair i, 2i + 1 its second."""
 
     pairs: PackedPairs
 

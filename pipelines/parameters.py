@@ -1,6 +1,6 @@
 """The training pipeline's parameters, named, typed and described once, with the defaults of each profile."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from model.errors import InputError
@@ -18,13 +18,24 @@ class Parameters:
         "phantom", 'A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.'
     )
     data_version: str = _parameter("", "The version the data must have, as DVC names it; empty accepts any.")
+    collection: str = _parameter("CT-MRI", "Which pairs: CT-MRI, PET-MRI or SPECT-MRI; the phantom has CT-MRI.")
     phantom_subjects: int = _parameter(8, "How many subjects the phantom has.")
     phantom_slices: int = _parameter(8, "How many slices each phantom subject has.")
     min_pairs: int = _parameter(16, "Fewer pairs than this stop the run.")
     split: str = _parameter(
-        "subject", "How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks)."
+        "subject",
+        "Split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).",
     )
     split_seed: int = _parameter(0, "Which subjects are held out follows from this seed.")
+    size: int = _parameter(
+        0, "Side in pixels that every image is brought to; 0 leaves them as they are, all of one size."
+    )
+    normalise: str = _parameter(
+        "none", "Levels: none, or percentile (stretched by modality, from the training subjects)."
+    )
+    register_pairs: bool = _parameter(
+        False, "Move the second image of each pair onto the first where that gains mutual information."
+    )
     network: str = _parameter("dilran", "What is trained: dilran (the poster's network), msrpan or msdra.")
     epochs: int = _parameter(12, "How often every training image is seen.")
     batch: int = _parameter(4, "Single images a process and step.")
@@ -43,7 +54,9 @@ class Parameters:
         "default,sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
     )
     experiment: str = _parameter("atlas-fusion", "MLflow experiment.")
-    model_name: str = _parameter("ct-mri-fusion-quick", "Name of the model in the MLflow registry.")
+    model_name: str = _parameter(
+        "ct-mri-fusion-quick", "Name of the model in the MLflow registry; `fusion run` names it after the collection."
+    )
     profile: str = _parameter("quick", "The profile these parameters started from; a tag of the model version.")
     git_commit: str = _parameter("unknown", "The commit of the code; a tag of the model version.")
     code_version: str = _parameter("", "The version of the code, part of every step's cache key.")
@@ -66,10 +79,16 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def with_profile(profile: str, given: dict[str, Any]) -> Parameters:
-    """The parameters of a profile, overridden by those given; raises InputError for an unknown profile."""
+    """The parameters of a profile, overridden by those given; raises InputError for an unknown profile.
+
+    A model name that is not given follows the collection, so that a champion is judged against its like.
+    """
     if profile not in PROFILES:
         raise InputError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return Parameters(**PROFILES[profile] | given)
+    chosen = Parameters(**PROFILES[profile] | given)
+    if "model_name" in given:
+        return chosen
+    return replace(chosen, model_name=chosen.model_name.replace("ct-mri", chosen.collection.lower()))
 
 
 def described() -> list[tuple[str, type, Any, str]]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.evaluation import parse_strategies
-from components.ingest.dataset import PHANTOM, check_folder
+from components.ingest.dataset import PHANTOM, check_collection, check_folder
 from components.ingest.phantom import PhantomConfig
 from components.ingest.version import folder_version
-from components.preprocess.packing import SPLIT_KINDS
+from components.preprocess.preparation import Preparation
+from components.preprocess.splits import parse_split
 from components.register.registry import check_names
 from components.register.tracking import check_reachable
 from components.train.launch import training_config
@@ -28,7 +29,7 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
     _check(parameters)
     changes: dict[str, Any] = {"git_commit": git_commit()}
     if parameters.data != PHANTOM:
-        folder = check_folder(Path(parameters.data)).resolve()
+        folder = check_folder(Path(parameters.data), parameters.collection).resolve()
         changes["data"] = str(folder)
         # The version is a step's input, so that the cache follows the data.
         changes["data_version"] = parameters.data_version or folder_version(folder)
@@ -44,8 +45,11 @@ def _check(p: Parameters) -> None:
     check_names(p.model_name, p.experiment)
     losses = p.gradient_weight, p.perceptual_weight
     training_config(p.network, p.epochs, p.batch, p.crop, p.learning_rate, p.schedule, *losses, p.seed)
-    if p.split not in SPLIT_KINDS:
-        raise InputError(f"unknown split {p.split!r}; choose one of {', '.join(SPLIT_KINDS)}")
+    check_collection(p.collection, p.data)
+    parse_split(p.split, p.collection)
+    Preparation(p.size, p.normalise, p.register_pairs)
+    if 0 < p.size < p.crop:
+        raise InputError(f"crop is {p.crop}, but size brings the images to {p.size}x{p.size}; give a smaller crop")
     if p.data == PHANTOM:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
     for name, value in (("processes", p.processes), ("min_pairs", p.min_pairs)):

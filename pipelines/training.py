@@ -34,16 +34,20 @@ class Results(NamedTuple):
 
 @dsl.pipeline(
     name="atlas-fusion-training",
-    description="Train, judge and register the attention-based multi-scale network that fuses CT and MR slices.",
+    description="Train, judge and register the attention-based multi-scale network that fuses pairs of medical images.",
 )
 def training_pipeline(
     data: str = "phantom",
     data_version: str = "",
+    collection: str = "CT-MRI",
     phantom_subjects: int = 8,
     phantom_slices: int = 8,
     min_pairs: int = 16,
     split: str = "subject",
     split_seed: int = 0,
+    size: int = 0,
+    normalise: str = "none",
+    register_pairs: bool = False,
     network: str = "dilran",
     epochs: int = 12,
     batch: int = 4,
@@ -67,11 +71,15 @@ def training_pipeline(
     Args:
         data: A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.
         data_version: The version the data must have, as DVC names it; empty accepts any.
+        collection: Which pairs: CT-MRI, PET-MRI or SPECT-MRI; the phantom has CT-MRI.
         phantom_subjects: How many subjects the phantom has.
         phantom_slices: How many slices each phantom subject has.
         min_pairs: Fewer pairs than this stop the run.
-        split: How pairs are split: subject (whole subjects held out) or paper (the published test pairs; leaks).
+        split: Split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).
         split_seed: Which subjects are held out follows from this seed.
+        size: Side in pixels that every image is brought to; 0 leaves them as they are, all of one size.
+        normalise: Levels: none, or percentile (stretched by modality, from the training subjects).
+        register_pairs: Move the second image of each pair onto the first where that gains mutual information.
         network: What is trained: dilran (the poster's network), msrpan or msdra.
         epochs: How often every training image is seen.
         batch: Single images a process and step.
@@ -85,7 +93,7 @@ def training_pipeline(
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
         strategies: Fusion strategies to judge; the first is the candidate's.
         experiment: MLflow experiment.
-        model_name: Name of the model in the MLflow registry.
+        model_name: Name of the model in the MLflow registry; `fusion run` names it after the collection.
         profile: The profile these parameters started from; a tag of the model version.
         git_commit: The commit of the code; a tag of the model version.
         code_version: The version of the code, part of every step's cache key.
@@ -93,18 +101,22 @@ def training_pipeline(
     ingested = ingest_step(
         data=data,
         data_version=data_version,
+        collection=collection,
         phantom_subjects=phantom_subjects,
         phantom_slices=phantom_slices,
         seed=seed,
         code_version=code_version,
     )
     dataset = ingested.outputs["dataset"]
-    validated = validate_step(dataset=dataset, min_pairs=min_pairs, code_version=code_version)
+    validated = validate_step(dataset=dataset, min_pairs=min_pairs, size=size, code_version=code_version)
     preprocessed = preprocess_step(
         dataset=dataset,
         validation=validated.outputs["report"],
         split=split,
         split_seed=split_seed,
+        size=size,
+        normalise=normalise,
+        register_pairs=register_pairs,
         code_version=code_version,
     )
     packed = preprocessed.outputs["packed"]

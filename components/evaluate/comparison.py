@@ -231,8 +231,8 @@ def compare(
             subject=pairs[position].subject,
             slice=pairs[position].slice,
             both_lesions=bool(lesions is not None and lesions[position]),
-            ct=_to_bytes(images[position][0][0, 0]),
-            mri=_to_bytes(images[position][1][0, 0]),
+            a=_to_bytes(images[position][0][0, 0]),
+            b=_to_bytes(images[position][1][0, 0]),
             fused={row.contender.name: fused[position][row.contender.name] for row in rows if row.ran},
         )
         for position in shown

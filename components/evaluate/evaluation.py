@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -58,11 +58,13 @@ class Evaluation:
     """Every method on every held-out pair, with the pictures of a few.
 
     `splits` counts the pairs and subjects of each split, `batchnorm` is whose statistics the network used, `synthetic`
-    says that the pairs come with a ground truth, which only the phantom has.
+    says that the pairs come with a ground truth, which only the phantom has, `colour` that the first modality is in
+    colour, of which the luma is fused and measured.
     """
 
     dataset_version: str
     collection: str
+    modalities: tuple[str, str]
     splits: dict[str, dict[str, int]]
     synthetic: bool
     batchnorm: str
@@ -72,6 +74,7 @@ class Evaluation:
     candidate: str
     methods: list[MethodResult]
     pictures: list[Picture]
+    colour: bool = False
     protocol: str = "standard"
     headline: str = "qabf"
 
@@ -137,10 +140,12 @@ def evaluate(
     total after every batch. InputError where a strategy is unknown, the test split is empty, or a value is not finite.
     """
     _check_strategies(strategies)
-    pairs = PackedPairs.open(packed_folder, "test")
+    pairs = PackedPairs.open(packed_folder, "test").verified()
     if not len(pairs):
         raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
-    fuser = Fuser.load(model_folder)
+    loaded = Fuser.load(model_folder)
+    # The packed images are normalised already.
+    fuser = Fuser(loaded.network, replace(loaded.config, levels=None))
     titles = {f"network-{name}": f"This network, {strategy_title(name)}" for name in strategies}
     baselines = {name: METHODS[name].load(Resources()) for name in CLASSICAL}
     titles |= {name: METHODS[name].title for name in baselines}
@@ -165,6 +170,8 @@ def evaluate(
     return Evaluation(
         dataset_version=pairs.index["dataset_version"],
         collection=pairs.index["collection"],
+        modalities=tuple(pairs.index["modalities"]),
+        colour=pairs.chroma is not None,
         splits={name: _count(entries) for name, entries in pairs.index["splits"].items()},
         synthetic=lesions is not None,
         batchnorm=fuser.batchnorm,

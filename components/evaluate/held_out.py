@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from components.ingest.dataset import COLLECTION, MODALITIES
-from components.preprocess.packing import split_subjects
+from components.preprocess.splits import split_subjects
 from model.errors import InputError
 from model.images import read_grey, read_grey_bytes
 from model.methods import Split

@@ -42,7 +42,7 @@ def raised(title: str) -> Markup:
 
 
 def png(image: np.ndarray) -> str:
-    """A uint8 image (H, W) as an address that holds it."""
+    """A uint8 image, grey (H, W) or RGB (H, W, 3), as an address that holds it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from model.images import join_bytes
 from model.pairs import PackedPairs
 
 PICTURES = 6
@@ -18,14 +19,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Picture:
-    """The images of one pair, uint8 (H, W) each; `fused` goes by the name of the method."""
+    """The images of one pair, uint8 (H, W) each, or (H, W, 3) where it is in colour.
+
+    `a` is of the first modality, `b` of the second; `fused` goes by the name of the method.
+    """
 
     pair: str
     subject: str
     slice: int
     both_lesions: bool
-    ct: np.ndarray
-    mri: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
     fused: dict[str, np.ndarray]
 
 
@@ -63,15 +67,19 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 def take(
     pairs: PackedPairs, position: int, lesions: np.ndarray | None, kept: dict[str, dict[int, np.ndarray]]
 ) -> Picture:
-    """The pair at that position with what each method of `kept` made of it."""
+    """The pair at that position with what each method of `kept` made of it, in the colour of the first image."""
     entry = pairs.entries[position]
-    ct, mri = np.array(pairs.images[position])
+    a, b = np.array(pairs.images[position])
+
+    def coloured(luma: np.ndarray) -> np.ndarray:
+        return luma if pairs.chroma is None else join_bytes(luma, pairs.chroma[position])
+
     return Picture(
         pair=str(entry["name"]),
         subject=str(entry["subject"]),
         slice=int(entry["slice"]),
         both_lesions=bool(lesions is not None and lesions[position]),
-        ct=ct,
-        mri=mri,
-        fused={name: images[position] for name, images in kept.items()},
+        a=coloured(a),
+        b=b,
+        fused={name: coloured(images[position]) for name, images in kept.items()},
     )

@@ -47,6 +47,8 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
         methods=evaluation.methods,
         candidate=evaluation.candidate,
         synthetic=evaluation.synthetic,
+        modalities=evaluation.modalities,
+        colour=evaluation.colour,
         heading=f"{evaluation.collection} fusion on {whom}",
         same_data=same_data,
         columns=[_column(evaluation, column.name) for column in evaluation.measures],
@@ -146,8 +148,8 @@ def _pictures(evaluation: Evaluation, picture: Picture) -> dict[str, Any]:
         "subject": picture.subject,
         "slice": picture.slice,
         "both_lesions": picture.both_lesions,
-        "ct": png(picture.ct),
-        "mri": png(picture.mri),
+        "a": png(picture.a),
+        "b": png(picture.b),
         "fused": [
             {
                 "name": method.name,

@@ -17,6 +17,7 @@ from components.evaluate import poster
 from components.evaluate.comparison import LEAST_SUBJECTS, Comparison, Row, Summary
 from components.evaluate.evaluation import Column
 from components.evaluate.page import ARROWS, counted, number, png, raised, render
+from components.ingest.dataset import MODALITIES
 from model.errors import InputError
 from model.statistics import EXACT_UP_TO
 
@@ -227,14 +228,16 @@ def html(comparison: Comparison) -> str:
         methods=[row.contender for row in comparison.ran],
         candidate=(comparison.reference or comparison.ran[0]).contender.name,
         synthetic=comparison.synthetic,
+        modalities=MODALITIES,
+        colour=False,
         pictures=[
             {
                 "pair": picture.pair,
                 "subject": picture.subject,
                 "slice": picture.slice,
                 "both_lesions": picture.both_lesions,
-                "ct": png(picture.ct),
-                "mri": png(picture.mri),
+                "a": png(picture.a),
+                "b": png(picture.b),
                 "fused": [
                     {
                         "name": row.contender.name,

@@ -13,8 +13,11 @@ from components.progress import Progress
 from model.errors import InputError
 
 PHANTOM = "phantom"
+COLLECTIONS = {"CT-MRI": ("CT", "MRI"), "PET-MRI": ("PET", "MRI"), "SPECT-MRI": ("SPECT", "MRI")}
 COLLECTION = "CT-MRI"
-MODALITIES = ("CT", "MRI")
+MODALITIES = COLLECTIONS[COLLECTION]
+# Their images are in colour: a scale that somebody gave the counts.
+COLOUR_MODALITIES = ("PET", "SPECT")
 MANIFEST_COLUMNS = ("path", "collection", "modality", "name", "subject", "slice", "bytes", "md5")
 
 _NAME = re.compile(r"^(?P<subject>\w+?)(?P<slice>\d{3})\.png$")
@@ -37,81 +40,90 @@ class Image:
         return Path(self.path).stem
 
 
-def ingest(data: str, expected_version: str, phantom: PhantomConfig, target: Path) -> dict[str, object]:
+def ingest(
+    data: str, expected_version: str, phantom: PhantomConfig, target: Path, collection: str = COLLECTION
+) -> dict[str, object]:
     """Bring the pairs of `data` (a folder, or "phantom") into the folder `target`, and return its `dataset.json`.
 
     `target` appears whole or not at all. Raises InputError if the data is missing, misnamed, or not of
-    `expected_version` (empty: any).
+    `expected_version` (empty: any), and for a `collection` that is unknown or that the phantom has not.
     """
+    check_collection(collection, data)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         if data == PHANTOM:
             write_phantom(partial, phantom, Progress("ingest"))
-            facts = _write_manifest(partial, partial, data, expected_version)
+            facts = _write_manifest(partial, partial, data, expected_version, collection)
         else:
-            facts = _write_manifest(check_folder(Path(data)), partial, data, expected_version)
+            facts = _write_manifest(check_folder(Path(data), collection), partial, data, expected_version, collection)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts
 
 
-def check_folder(folder: Path) -> Path:
-    """Return `folder` if it holds `CT-MRI/CT` and `CT-MRI/MRI` with files in both; raise InputError otherwise."""
+def check_collection(collection: str, data: str) -> None:
+    """Raise InputError for a collection that is unknown, or that the phantom has not where `data` is the phantom."""
+    if collection not in COLLECTIONS:
+        raise InputError(f"unknown collection {collection!r}; choose one of {', '.join(COLLECTIONS)}")
+    if data == PHANTOM and collection != COLLECTION:
+        raise InputError(f"the phantom has {COLLECTION} pairs only; give the folder that holds {collection} by --data")
+
+
+def check_folder(folder: Path, collection: str = COLLECTION) -> Path:
+    """Return `folder` if it holds both folders of a collection with files in each; raise InputError otherwise."""
     try:
-        return _check_folder(folder)
+        return _check_folder(folder, collection)
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}; check --data and its permissions") from None
 
 
-def _check_folder(folder: Path) -> Path:
+def _check_folder(folder: Path, collection: str) -> Path:
+    modalities = COLLECTIONS[collection]
     if not folder.exists():
         raise InputError(f"no such data folder: {folder}; check --data")
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file; --data wants the folder that holds {COLLECTION}/CT and {COLLECTION}/MRI")
-    for modality in MODALITIES:
-        images = folder / COLLECTION / modality
+        wanted = " and ".join(f"{collection}/{modality}" for modality in modalities)
+        raise InputError(f"{folder} is a file; --data wants the folder that holds {wanted}")
+    for modality in modalities:
+        images = folder / collection / modality
         if not images.is_dir():
-            inside = all((folder / each).is_dir() for each in MODALITIES)
+            inside = all((folder / each).is_dir() for each in modalities)
             remedy = f"give its parent {folder.resolve().parent}" if inside else "see the README on its layout"
-            raise InputError(f"{folder} has no folder {COLLECTION}/{modality}; {remedy}")
+            raise InputError(f"{folder} has no folder {collection}/{modality}; {remedy}")
         if not any(images.iterdir()):
             raise InputError(f"{images} is empty; put its PNG slices there")
     return folder
 
 
-def _write_manifest(source: Path, target: Path, data: str, expected_version: str) -> dict[str, object]:
+def _write_manifest(source: Path, target: Path, data: str, expected_version: str, collection: str) -> dict[str, object]:
+    modalities = COLLECTIONS[collection]
     md5s = {path.relative_to(source).as_posix(): file_md5(path) for path in data_files(source)}
     version = tree_version(md5s.items())
     if expected_version and version != expected_version:
         raise InputError(f"{data} is version {version}, not {expected_version}; restore the files or drop the version")
-    images = [
-        _image(source, path, md5) for path, md5 in sorted(md5s.items()) if path.split("/")[:2] in _image_folders()
-    ]
+    folders = [[collection, modality] for modality in modalities]
+    images = [_image(source, path, md5) for path, md5 in sorted(md5s.items()) if path.split("/")[:2] in folders]
     if source != target:
-        _copy([path for path in md5s if path.startswith(f"{COLLECTION}/")], source, target)
+        _copy([path for path in md5s if path.startswith(f"{collection}/")], source, target)
     with (target / "manifest.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(MANIFEST_COLUMNS)
         writer.writerows(
-            (image.path, COLLECTION, image.modality, image.name, image.subject, image.slice, image.bytes, image.md5)
+            (image.path, collection, image.modality, image.name, image.subject, image.slice, image.bytes, image.md5)
             for image in images
         )
     facts: dict[str, object] = {
         "source": data if data == PHANTOM else source.name,
-        "collection": COLLECTION,
-        "modalities": list(MODALITIES),
+        "collection": collection,
+        "modalities": list(modalities),
         "version": version,
         "pairs": len({image.name for image in images}),
         "subjects": len({image.subject for image in images}),
     }
     (target / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n")
     return facts
-
-
-def _image_folders() -> list[list[str]]:
-    return [[COLLECTION, modality] for modality in MODALITIES]
 
 
 def _image(source: Path, path: str, md5: str) -> Image:

@@ -11,6 +11,9 @@ def preprocess(
     validation: dsl.Input[dsl.Artifact],
     split: str,
     split_seed: int,
+    size: int,
+    normalise: str,
+    register_pairs: bool,
     code_version: str,
     packed: dsl.Output[dsl.Dataset],
 ) -> None:
@@ -19,17 +22,22 @@ def preprocess(
     Args:
         dataset: The ingested dataset.
         validation: The validation's report.
-        split: subject (whole subjects held out) or paper (the published experiment's 20 test pairs; it leaks).
+        split: subject (whole subjects held out), fold:K/N (one of N folds of subjects) or paper (leaks).
         split_seed: Which subjects are held out follows from this seed.
+        size: Side in pixels that every image is brought to; 0 leaves them as they are, all of one size.
+        normalise: Levels: none, or percentile (stretched by modality, from the training subjects).
+        register_pairs: Move the second image of each pair onto the first where that gains mutual information.
         code_version: The version of the code, part of the cache key.
-        packed: One array a split, and index.json.
+        packed: Arrays in shards a split, and index.json.
     """
     from pathlib import Path
 
-    from components.preprocess.packing import pack
+    from components.preprocess.packing import pack, summarise
+    from components.preprocess.preparation import Preparation
     from components.validate.report import ValidationReport
 
     ValidationReport.read(Path(validation.path)).require_passed()
-    index = pack(Path(dataset.path), split, split_seed, Path(packed.path))
-    packed.metadata.update({split: len(entries) for split, entries in index["splits"].items()})
-    packed.metadata["dataset_version"] = index["dataset_version"]
+    preparation = Preparation(size, normalise, register_pairs)
+    told = summarise(pack(Path(dataset.path), split, split_seed, Path(packed.path), preparation))
+    packed.metadata.update(told)
+    print("preprocess:", *(f"{name} {value};" for name, value in told.items()))

@@ -1,136 +1,140 @@
-"""Split pairs and pack each split into one array; the same input gives the same bytes."""
+"""Split pairs and pack each split into arrays; the same input gives the same bytes."""
 
 import csv
-import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.preprocess.preparation import Preparation, Source
+from components.preprocess.splits import Entry, split_pairs
 from components.progress import Progress
-from model.errors import InputError
-from model.images import read_grey_bytes
-from model.pairs import SPLITS
-from model.splits import PAPER_TEST_PAIRS
-
-SPLIT_KINDS = ("subject", "paper")
-TEST_SHARE = 0.2
-VALIDATION_SHARE = 0.1
-PAPER_VALIDATION_SHARE = 0.2
-
-Entry = dict[str, Any]
+from model.images import Pixels
+from model.pairs import CHROMA
+from model.shards import ROWS_A_SHARD, Shard, write_shards
 
 
-def split_subjects(subjects: Iterable[str], seed: int) -> dict[str, list[str]]:
-    """Assign whole subjects to train, validation and test: a fifth to test, a tenth to validation, at least one each.
+def pack(
+    dataset: Path,
+    split: str,
+    seed: int,
+    target: Path,
+    preparation: Preparation | None = None,
+    a_shard: int = ROWS_A_SHARD,
+) -> dict[str, Any]:
+    """Pack an ingested dataset into the folder `target`, and return its index.
 
-    The order is by a hash of seed and subject, so a subject that joins later moves few others. Raises InputError if
-    there are fewer than three.
-    """
-    ranked = sorted(set(subjects), key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest())
-    if len(ranked) < len(SPLITS):
-        raise InputError(
-            f"{len(ranked)} subjects cannot fill {len(SPLITS)} splits; a split by subject needs three or more"
-        )
-    test = max(1, round(len(ranked) * TEST_SHARE))
-    validation = max(1, round(len(ranked) * VALIDATION_SHARE))
-    return {
-        "train": sorted(ranked[test + validation :]),
-        "validation": sorted(ranked[test : test + validation]),
-        "test": sorted(ranked[:test]),
-    }
-
-
-def split_pairs(entries: list[Entry], by: str, seed: int) -> dict[str, list[Entry]]:
-    """The pairs of each split: by "subject", see `split_subjects`, or as in the "paper".
-
-    The paper's 20 test pairs are known by name; a fifth of the others, by a hash of seed and name, is for validation.
-    Raises InputError for any other word, and where a pair of the paper is absent.
-    """
-    if by == "subject":
-        subjects = split_subjects((entry["subject"] for entry in entries), seed)
-        return {split: [entry for entry in entries if entry["subject"] in subjects[split]] for split in SPLITS}
-    if by != "paper":
-        raise InputError(f"unknown split {by!r}; choose one of {', '.join(SPLIT_KINDS)}")
-    names = {entry["name"] for entry in entries}
-    if absent := [name for name in PAPER_TEST_PAIRS if name not in names]:
-        raise InputError(f"the paper split needs the atlas: pair {absent[0]} is missing; split by subject")
-    others = sorted(names - set(PAPER_TEST_PAIRS), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    validation = set(others[: round(len(others) * PAPER_VALIDATION_SHARE)])
-    where = dict.fromkeys(PAPER_TEST_PAIRS, "test") | {
-        name: "validation" if name in validation else "train" for name in others
-    }
-    return {split: [entry for entry in entries if where[entry["name"]] == split] for split in SPLITS}
-
-
-def pack(dataset: Path, split: str, seed: int, target: Path) -> dict[str, Any]:
-    """Pack an ingested dataset into the folder `target` (`index.json`, one array a split), and return its index.
-
-    `split` is "subject" or "paper", see `split_pairs`. `target` appears whole or not at all. Raises InputError for
-    images that differ in size or cannot be read.
+    `target` holds `index.json` and, a split, one .npy file for every `a_shard` pairs. `split` is "subject", "fold:K/N"
+    or "paper", see `split_pairs`. The first modality of a pair may be in colour: its luma is packed, and the chroma of
+    the test pairs beside it. One pair at a time is in memory. `target` appears whole or not at all. Raises InputError
+    for images that differ in size where no size is asked for, or that cannot be read.
     """
     facts = json.loads((dataset / "dataset.json").read_text())
-    collection, modalities = facts["collection"], facts["modalities"]
+    collection, modalities, preparation = facts["collection"], facts["modalities"], preparation or Preparation()
     entries = _entries(dataset / "manifest.csv", modalities[0])
-    splits = split_pairs(entries, split, seed)
+    splits = split_pairs(entries, split, seed, collection)
+    source = Source.of(dataset, collection, modalities, entries[0]["name"], preparation)
+    if preparation.normalise == "percentile":
+        source = replace(source, levels=source.training_levels(entry["name"] for entry in splits["train"]))
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        progress, done = Progress("preprocess"), 0
-        folders = [dataset / collection / modality for modality in modalities]
-        height, width = read_grey_bytes(folders[0] / f"{entries[0]['name']}.png").shape
-        for name, chosen in splits.items():
-            shape = (len(chosen), len(modalities), height, width)
-            array = np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
-            for row, entry in enumerate(chosen):
-                for channel, folder in enumerate(folders):
-                    array[row, channel] = _read(folder / f"{entry['name']}.png", (height, width))
-                done += 1
-                progress(done, len(entries))
-            array.flush()
-        _pack_truth(dataset / collection / "truth", splits["test"], partial)
+        shards = _write_splits(source, splits, partial, a_shard)
+        _pack_truth(dataset / collection / "truth", splits["test"], source, partial)
         index = {
             "dataset_version": facts["version"],
             "collection": collection,
             "modalities": modalities,
-            "height": height,
-            "width": width,
+            "height": source.size[0],
+            "width": source.size[1],
             "split": {"by": split, "seed": seed},
+            "preparation": asdict(preparation),
+            "prepared": _told(source, modalities, entries),
+            "levels": source.levels and [list(each) for each in source.levels],
+            "shards": shards,
             "splits": splits,
         }
-        (partial / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        _write_index(partial / "index.json", index)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return index
 
 
-def _entries(manifest: Path, modality: str) -> list[dict[str, Any]]:
+def summarise(index: dict[str, Any]) -> dict[str, Any]:
+    """What a reader of the step's metadata wants to know, as plain values: the pairs of each split, what was done."""
+    counts = {split: len(entries) for split, entries in index["splits"].items()}
+    return {key: index[key] for key in ("dataset_version", "collection")} | counts | dict(index["prepared"])
+
+
+def _told(source: Source, modalities: list[str], entries: list[Entry]) -> dict[str, str]:
+    """What was done to the images, in words; nothing of what was not done."""
+    told = {}
+    if resampled := sum("resampled_from" in entry for entry in entries):
+        told["resampled"] = f"{resampled} of {len(entries)} pairs, to {source.size[1]}x{source.size[0]}"
+    if source.levels:
+        ranges = zip(modalities, source.levels, strict=True)
+        told["normalised"] = ", ".join(f"{modality} {low} to {high}" for modality, (low, high) in ranges)
+    if source.preparation.register_pairs:
+        moved = [entry["motion"] for entry in entries if entry["motion"]["accepted"]]
+        shift = max((math.hypot(motion["right"], motion["down"]) for motion in moved), default=0.0)
+        angle = max((abs(motion["angle"]) for motion in moved), default=0.0)
+        told["registered"] = (
+            f"{len(moved)} of {len(entries)} pairs moved, by up to {shift:.1f} pixels and {angle:.1f} degrees"
+        )
+    return told
+
+
+def _write_splits(source: Source, splits: dict[str, list[Entry]], target: Path, a_shard: int) -> dict[str, list[Shard]]:
+    """Write the shards of every split; what was done to a pair is noted in its entry."""
+
+    def prepared(entries: list[Entry]) -> Iterator[Pixels]:
+        for entry in entries:
+            images, done = source.pair(entry["name"])
+            entry.update(done)
+            yield images
+
+    progress, before, total = Progress("preprocess"), 0, sum(map(len, splits.values()))
+    shards, row = {}, (2, *source.size)
+    for name, entries in splits.items():
+        rows = progress.counted(prepared(entries), before, total)
+        shards[name] = write_shards(target, name, rows, len(entries), row, a_shard)
+        before += len(entries)
+    if source.colour:
+        colours = (source.chroma(entry["name"]) for entry in splits["test"])
+        shards[CHROMA] = write_shards(target, CHROMA, colours, len(splits["test"]), row, a_shard)
+    return shards
+
+
+def _entries(manifest: Path, modality: str) -> list[Entry]:
     """The pairs in order of subject and slice; every image has its partner, as validation made sure."""
     with manifest.open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["modality"] == modality]
-    entries = [{"name": row["name"], "subject": row["subject"], "slice": int(row["slice"])} for row in rows]
+        entries = [
+            {"name": row["name"], "subject": row["subject"], "slice": int(row["slice"])}
+            for row in csv.DictReader(stream)
+            if row["modality"] == modality
+        ]
     return sorted(entries, key=lambda entry: (entry["subject"], entry["slice"]))
 
 
-def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
-    image = read_grey_bytes(path)
-    if image.shape != size:
-        raise InputError(
-            f"{path} is {image.shape[1]}x{image.shape[0]}, the first image {size[1]}x{size[0]}; make all one size"
-        )
-    return image
+def _write_index(path: Path, index: dict[str, Any]) -> None:
+    """Write the index entry by entry, so that no text of all of it is ever in memory."""
+    with path.open("w") as stream:
+        json.dump(index, stream, indent=1)
+        stream.write("\n")
 
 
-def _pack_truth(truth: Path, entries: list[dict[str, Any]], target: Path) -> None:
+def _pack_truth(truth: Path, entries: list[Entry], source: Source, target: Path) -> None:
     """Pack the phantom's ground-truth masks of the test pairs; other data has none."""
     if truth.is_dir():
         masks = {
-            folder.name: np.stack([read_grey_bytes(folder / f"{entry['name']}.png") > 127 for entry in entries])
+            folder.name: np.stack([source.mask(folder / f"{entry['name']}.png") for entry in entries])
             for folder in sorted(truth.iterdir())
         }
         np.savez_compressed(target / "test_truth.npz", allow_pickle=False, **masks)

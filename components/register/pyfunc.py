@@ -18,11 +18,12 @@ from model.fuser import Fuser, check_pair
 
 
 class FusionModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no types
-    """Fuses the slices of `ct` with those of `mri`."""
+    """Fuses the slices of one modality with those of another; the inputs bear their names, such as `ct` and `mri`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights that were registered."""
         self.fuser = Fuser.load(Path(context.artifacts["fuser"]))
+        self.inputs: list[str] = context.model_config["inputs"]
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
@@ -34,14 +35,14 @@ class FusionModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
         """
         # It is a dict of arrays: MLflow warns at every load of any type it makes no schema of, but for a plain array.
         try:
-            return self._fuse(model_input["ct"], model_input["mri"], (params or {}).get("strategy"))
+            return self._fuse([model_input[name] for name in self.inputs], (params or {}).get("strategy"))
         except InputError as error:
             raise mlflow.MlflowException.invalid_parameter_value(str(error)) from None
 
-    def _fuse(self, ct: np.ndarray, mri: np.ndarray, strategy: str | None) -> np.ndarray:
-        a, b = (torch.from_numpy(np.array(stack, np.float32))[:, None] for stack in (ct, mri))
+    def _fuse(self, stacks: list[np.ndarray], strategy: str | None) -> np.ndarray:
+        a, b = (torch.from_numpy(np.array(stack, np.float32))[:, None] for stack in stacks)
         check_pair(a, b)
-        for name, stack in (("ct", a), ("mri", b)):
+        for name, stack in zip(self.inputs, (a, b), strict=True):
             if stack.min() < 0 or stack.max() > 1:
                 raise InputError(f"{name} has values outside [0, 1]; divide 8-bit images by 255")
         fuser = Fuser(self.fuser.network, replace(self.fuser.config, strategy=strategy or self.fuser.strategy))

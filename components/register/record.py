@@ -64,6 +64,11 @@ class Judged:
         config["strategy"] = table["candidate"].removeprefix("network-")
         return cls(folder, evaluation, config, training, curves, table, index)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the model's two inputs: its modalities, such as ct and mri."""
+        return [str(modality).lower() for modality in self.index["modalities"]]
+
     def verdict(self, champion: Mapping[str, Any] | None) -> Verdict:
         """The gate's verdict on the candidate beside the current champion."""
         return judge(self.table, champion, {entry["subject"] for entry in self.index["splits"]["train"]})
@@ -73,6 +78,7 @@ class Judged:
         chosen = {key: self.training[key] for key in BRIEF if key in self.training}
         own = method(self.table, self.table["candidate"])
         return asdict(origin) | {
+            "collection": self.index["collection"],
             "dataset_version": self.table["dataset_version"],
             "configuration": json.dumps(self.config | chosen),
             "seed": str(self.training.get("seed", "")),
@@ -134,7 +140,7 @@ def _log_model(judged: Judged) -> ModelInfo:
 
     stack = {"type": np.dtype(np.float32), "shape": (-1, -1, -1)}
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(name="ct", **stack), TensorSpec(name="mri", **stack)]),
+        inputs=Schema([TensorSpec(name=name, **stack) for name in judged.inputs]),
         outputs=Schema([TensorSpec(**stack)]),
         params=ParamSchema([ParamSpec("strategy", "string", judged.config["strategy"])]),
     )
@@ -152,7 +158,8 @@ def _log_model(judged: Judged) -> ModelInfo:
             artifacts={"fuser": str(folder)},
             code_paths=[str(code)],
             signature=signature,
-            input_example={"ct": ramp, "mri": ramp.transpose(0, 2, 1).copy()},
+            input_example=dict(zip(judged.inputs, (ramp, ramp.transpose(0, 2, 1).copy()), strict=True)),
+            model_config={"inputs": judged.inputs},
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in LIBRARIES],
         )
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ABOUT = (
-    "Fuses a CT and an MR slice into one grey image.\n\n"
-    "Inputs `ct` and `mri`: float32 stacks (N, H, W) in [0, 1]; output: the fused stack, same shape and range. "
-    "The parameter `strategy` chooses another fusion strategy."
+    "Fuses a {} and an {} slice into one grey image.\n\n"
+    "Inputs `{}` and `{}`: float32 stacks (N, H, W) in [0, 1], of colour images the luma; output: the fused stack, "
+    "same shape and range. The parameter `strategy` chooses another fusion strategy."
 )
 
 
@@ -94,7 +94,7 @@ def register(
             description=description,
         ) as active:
             logged = log_run(client, active.info.run_id, judged, verdict)
-            _ensure_model(client, model_name)
+            _ensure_model(client, model_name, judged.inputs)
             made = client.create_model_version(
                 model_name,
                 source=logged.model_uri,
@@ -222,9 +222,9 @@ def _word(promoted: bool) -> str:
     return "promoted" if promoted else "refused"
 
 
-def _ensure_model(client: MlflowClient, name: str) -> None:
+def _ensure_model(client: MlflowClient, name: str, inputs: list[str]) -> None:
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description=ABOUT)
+        client.create_registered_model(name, description=ABOUT.format(*map(str.upper, inputs), *inputs))
 
 
 def _set_aliases(client: MlflowClient, name: str, version: str, promoted: bool) -> None:

@@ -39,7 +39,8 @@ def _check(training: TrainingConfig, perceptual: str, processes: int, packed: Pa
     if processes < 1:
         raise InputError(f"processes is {processes}; give at least 1")
     training.torch_device(processes - 1)
-    steps_an_epoch(training, PackedPairs.open(packed, "train"), processes)
+    splits = [PackedPairs.open(packed, split).verified() for split in ("train", "validation")]
+    steps_an_epoch(training, splits[0], processes)
     if training.loss.perceptual:
         feature_stack(perceptual)
 

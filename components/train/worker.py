@@ -76,15 +76,23 @@ def _save(
         "images_per_second": round(seen / seconds, 2),
         "dataset_version": index["dataset_version"],
         "collection": index["collection"],
+        "modalities": index["modalities"],
         "split": index["split"],
+        "preparation": index.get("preparation", {}) | index.get("prepared", {}),
         "pairs": {split: len(entries) for split, entries in index["splits"].items()},
         "subjects": {split: sorted({e["subject"] for e in entries}) for split, entries in index["splits"].items()},
         "hardware": _hardware(next(network.parameters()).device),
         "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    Fuser(network, FuserConfig(network.strategy, network=config.network)).save(settings.model)
+    levels = _levels(index)
+    Fuser(network, FuserConfig(network.strategy, network=config.network, levels=levels)).save(settings.model)
     (settings.model / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     (settings.model / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _levels(index: dict[str, Any]) -> Any:
+    """The levels by which the packed images were normalised, as shares of 255, so that fusion normalises alike."""
+    return index.get("levels") and [[level / 255 for level in levels] for levels in index["levels"]]
 
 
 def _hardware(device: torch.device) -> str:

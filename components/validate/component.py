@@ -9,6 +9,7 @@ from components.image import IMAGE
 def validate(
     dataset: dsl.Input[dsl.Dataset],
     min_pairs: int,
+    size: int,
     code_version: str,
     data_docs: dsl.Output[dsl.HTML],
     report: dsl.Output[dsl.Artifact],
@@ -22,6 +23,7 @@ def validate(
     Args:
         dataset: The ingested pairs with their manifest.
         min_pairs: The fewest complete pairs worth training on.
+        size: The side that images will be brought to; 0 if they are left as they are and must have one size.
         code_version: The version of the code, so that the cache follows it.
         data_docs: What was expected, what was found, and the files at fault, as one page.
         report: The same findings as JSON.
@@ -32,7 +34,7 @@ def validate(
 
     from components.validate.suite import validate_dataset
 
-    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs)
+    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs, size)
     for name in ("images", "pairs", "subjects"):
         metrics.log_metric(name, getattr(found, name))
     metrics.log_metric("critical_failures", len(found.critical_failures))

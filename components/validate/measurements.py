@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.ingest.dataset import COLOUR_MODALITIES
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def measure_images(folder: Path) -> pd.DataFrame:
     `sha256` of the decoded pixels, so that a re-encoded copy counts as a copy; `problem`, why the file cannot be read,
     and `readable`. Of an unreadable file, everything but the last two is missing.
 
+    `grey_mode` is the mode again, but missing for the modalities that are in colour.
+
     And what one image tells only beside others: `partner`, whether the other modality has an image of the same name;
     `pair`, that name where it has; `size`, such as "256x256"; `size_mismatch`, "128x128 against 256x256" where the
     partner is of another size; `subject_pairs`, how many pairs the subject has.
@@ -54,6 +57,8 @@ def measure_images(folder: Path) -> pd.DataFrame:
     measured = pd.DataFrame([_measure(folder / path) for path in manifest["path"]], columns=list(_MEASUREMENTS))
     table = pd.concat([manifest, measured.astype(_MEASUREMENTS)], axis=1)
     table["readable"] = table["problem"].isna()
+    # Missing values are passed over by the expectation that an image is grey.
+    table["grey_mode"] = table["mode"].mask(table["modality"].isin(COLOUR_MODALITIES))
     return _pair_up(table, modalities)
 
 

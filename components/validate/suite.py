@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.ingest.dataset import COLOUR_MODALITIES
 from components.validate.measurements import BACKGROUND_LEVEL, measure_images, read_facts
 from components.validate.report import Finding, ValidationReport
 from model.errors import InputError
@@ -32,7 +33,9 @@ class _Check:
     expectation: Expectation
 
 
-def validate_dataset(folder: Path, docs_file: Path, report_file: Path, min_pairs: int = 6) -> ValidationReport:
+def validate_dataset(
+    folder: Path, docs_file: Path, report_file: Path, min_pairs: int = 6, size: int = 0
+) -> ValidationReport:
     """Judge an ingested folder; write the Data Docs (one HTML file that loads nothing) and the report (JSON).
 
     Both files are written whether or not the dataset passes; `ValidationReport.require_passed` makes an error of a
@@ -43,6 +46,7 @@ def validate_dataset(folder: Path, docs_file: Path, report_file: Path, min_pairs
         docs_file: where the page goes.
         report_file: where the report goes.
         min_pairs: the fewest complete pairs worth training on.
+        size: the side in pixels that images will be brought to, so that they may differ; 0 where they must not.
 
     Raises:
         InputError: the folder is no ingest output, or `min_pairs` is below 1.
@@ -55,7 +59,7 @@ def validate_dataset(folder: Path, docs_file: Path, report_file: Path, min_pairs
     # Great Expectations takes 6 seconds to import, so bad input is told before.
     from components.validate.docs import render_page
 
-    checks = _checks(table, min_pairs)
+    checks = _checks(table, min_pairs, size)
     with tempfile.TemporaryDirectory() as site:
         results = _run(table, checks, Path(site))
         report = _report(table, checks, results)
@@ -66,7 +70,7 @@ def validate_dataset(folder: Path, docs_file: Path, report_file: Path, min_pairs
     return report
 
 
-def _checks(table: pd.DataFrame, min_pairs: int) -> list[_Check]:
+def _checks(table: pd.DataFrame, min_pairs: int, wanted: int) -> list[_Check]:
     import great_expectations.expectations as gx
 
     def check(severity: str, sentence: str, complaint: str, kind: type[Expectation], **arguments: Any) -> _Check:
@@ -81,6 +85,7 @@ def _checks(table: pd.DataFrame, min_pairs: int) -> list[_Check]:
         gx.ExpectColumnUniqueValueCountToBeBetween,
     )
     size = next(iter(table["size"].mode()), "none")
+    colour = table["modality"].isin(COLOUR_MODALITIES)
     return [
         critical("Every file is a readable PNG image.", "unreadable", gx.ExpectColumnValuesToBeNull, column="problem"),
         critical(
@@ -90,7 +95,13 @@ def _checks(table: pd.DataFrame, min_pairs: int) -> list[_Check]:
             column="partner",
             value_set=[True],
         ),
-        critical("Every image is grey.", "not grey", one_of, column="mode", value_set=_GREY_MODES),
+        critical(
+            f"Every image is grey{', but those of PET and SPECT' if colour.any() else ''}.",
+            "not grey",
+            one_of,
+            column="grey_mode",
+            value_set=_GREY_MODES,
+        ),
         critical("Every image has 8 bits a sample.", "not 8-bit", one_of, column="bit_depth", value_set=[8]),
         critical(
             "The two images of a pair have the same size.",
@@ -98,7 +109,7 @@ def _checks(table: pd.DataFrame, min_pairs: int) -> list[_Check]:
             gx.ExpectColumnValuesToBeNull,
             column="size_mismatch",
         ),
-        critical(
+        (warning if wanted else critical)(
             f"All images have one size (here {size}).", f"not of size {size}", one_of, column="size", value_set=[size]
         ),
         critical(

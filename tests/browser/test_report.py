@@ -33,6 +33,7 @@ def page_text():
     evaluation = Evaluation(
         dataset_version="0" * 32 + ".dir",
         collection="CT-MRI",
+        modalities=("CT", "MRI"),
         splits={"train": {"pairs": 9, "subjects": 3}, "test": {"pairs": 3, "subjects": 2}},
         synthetic=False,
         batchnorm="image",
@@ -81,7 +82,7 @@ def shown(page):
     return {
         "fused": page.locator("[data-view=fused] img").get_attribute("src"),
         "alt": page.locator("[data-view=fused] img").get_attribute("alt"),
-        "mri": page.locator("[data-view=mri] img").get_attribute("src"),
+        "mri": page.locator("[data-view=b] img").get_attribute("src"),
         "colour": colour,
     }
 
@@ -94,7 +95,7 @@ def test_choosing_a_method_by_click_changes_image_and_difference(opened):
     assert after["fused"] != before["fused"] and after["mri"] == before["mri"]
     assert before["colour"] == [255, 158, 54, 255]
     assert after["colour"] == [100, 62, 21, 255]  # 50 of 128 grey levels brighter than the MRI
-    assert opened.locator("[data-view=lossct] canvas").evaluate(PIXEL) == [56, 122, 199, 255]  # 100 darker than the CT
+    assert opened.locator("[data-view=lossa] canvas").evaluate(PIXEL) == [56, 122, 199, 255]  # 100 darker than the CT
 
 
 def test_a_thumbnail_chooses_its_method(opened):

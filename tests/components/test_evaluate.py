@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from components.evaluate.pictures import choose
 from components.evaluate.report import render_report
 from model.errors import InputError
 from model.fuser import Fuser
+from model.images import join_bytes
 from model.methods import CLASSICAL, METHODS, Resources
 from model.metrics import measure
 from model.network import FusionNetwork
 from model.pairs import PackedPairs
+from model.shards import write_shards
 from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -169,10 +172,47 @@ def test_pictured_pairs_are_few_distinct_and_spread_over_the_subjects(sizes, les
 def test_the_pictures_are_the_pairs_and_their_fusions(evaluation, packed):
     pairs = PackedPairs.open(packed, "test")
     for row, picture in enumerate(evaluation.pictures):
-        assert np.array_equal(picture.ct, pairs.images[row, 0])
-        assert np.array_equal(picture.mri, pairs.images[row, 1])
+        assert np.array_equal(picture.a, pairs.images[row, 0])
+        assert np.array_equal(picture.b, pairs.images[row, 1])
         assert np.array_equal(picture.fused["maximum"], pairs.images[row].max(0))
         assert set(picture.fused) == {method.name for method in evaluation.methods}
+
+
+@pytest.fixture(scope="module")
+def in_colour(packed, tmp_path_factory):
+    """The packed pairs as if of SPECT and MRI, with a chroma for the test pairs, and normalised."""
+    folder = Path(shutil.copytree(packed, tmp_path_factory.mktemp("colour") / "packed"))
+    index = json.loads((folder / "index.json").read_text())
+    chroma = np.random.default_rng(0).integers(90, 170, (2, 2, 64, 64), np.uint8)
+    shards = {"test_chroma": write_shards(folder, "test_chroma", iter(chroma), 2, (2, 64, 64))}
+    index |= {
+        "collection": "SPECT-MRI",
+        "modalities": ["SPECT", "MRI"],
+        "shards": shards,
+        "levels": [[0, 128], [9, 99]],
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_the_modalities_are_the_datasets_and_pictures_have_their_colour(trained, in_colour):
+    result = evaluate(trained, in_colour, ["average"])
+    pairs = PackedPairs.open(in_colour, "test")
+    picture = result.pictures[0]
+    assert np.array_equal(picture.a, join_bytes(pairs.images[0, 0], pairs.chroma[0]))
+    assert np.array_equal(picture.b, pairs.images[0, 1])
+    assert np.array_equal(picture.fused["maximum"], join_bytes(pairs.images[0].max(0), pairs.chroma[0]))
+    page = render_report(result, CURVES, TRAINING)
+    assert "SPECT-MRI fusion" in page and "Fused minus SPECT" in page and "means over SPECT and MRI" in page
+    assert not re.search(r"\bCT\b", re.sub(r'src="[^"]*"', "", page))
+
+
+def test_packed_images_that_are_normalised_are_not_normalised_again(trained, in_colour, tmp_path):
+    model = Path(shutil.copytree(trained, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"levels": [[0, 0.5], [0.1, 0.3]]}))
+    first, second = (evaluate(folder, in_colour, ["average"]) for folder in (trained, model))
+    assert first.methods == second.methods
 
 
 def test_the_summary_admits_a_defeat(evaluation):

@@ -105,9 +105,35 @@ def test_the_collections_own_folder_is_answered_with_its_parent(data, tmp_path):
         ingest(str(data / "CT-MRI"), "", SMALL, tmp_path / "out")
 
 
+def test_another_collection_is_brought_in_under_its_own_names(data, tmp_path):
+    (data / "CT-MRI").rename(data / "SPECT-MRI")
+    (data / "SPECT-MRI" / "CT").rename(data / "SPECT-MRI" / "SPECT")
+    facts = ingest(str(data), "", SMALL, tmp_path / "out", "SPECT-MRI")
+    assert (facts["collection"], facts["modalities"], facts["pairs"]) == ("SPECT-MRI", ["SPECT", "MRI"], 3)
+    assert {(row["collection"], row["modality"]) for row in manifest(tmp_path / "out")} == {
+        ("SPECT-MRI", "SPECT"),
+        ("SPECT-MRI", "MRI"),
+    }
+    with pytest.raises(InputError, match="has no folder PET-MRI/PET"):
+        ingest(str(data), "", SMALL, tmp_path / "other", "PET-MRI")
+
+
+@pytest.mark.parametrize(
+    ("collection", "complaint"),
+    [
+        ("PET-MRI", "the phantom has CT-MRI pairs only; give the folder that holds PET-MRI by --data"),
+        ("CT", "unknown collection 'CT'; choose one of CT-MRI, PET-MRI, SPECT-MRI"),
+    ],
+)
+def test_a_collection_that_is_not_there_is_one_line(tmp_path, collection: str, complaint: str):
+    with pytest.raises(InputError, match=complaint):
+        ingest("phantom", "", SMALL, tmp_path / "out", collection)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_component_tells_the_version_in_its_metadata(data, tmp_path):
     output = dsl.Dataset(uri=str(tmp_path / "out"))
-    ingest_component.python_func(str(data), "", 8, 8, 1, "code", output)
+    ingest_component.python_func(str(data), "", "CT-MRI", 8, 8, 1, "code", output)
     assert output.metadata["version"] == folder_version(data)
     assert not any(isinstance(value, list) for value in output.metadata.values()), "KFP's local cache would miss"
     assert (tmp_path / "out" / "manifest.csv").is_file()

@@ -170,7 +170,7 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     folders.packed.mkdir()
     entries = {"train": "1001", "validation": "2001", "test": "9001"}
     splits = {split: [{"name": name, "subject": name[0], "slice": 1}] for split, name in entries.items()}
-    index = {"dataset_version": DATASET, "collection": "CT-MRI", "splits": splits}
+    index = {"dataset_version": DATASET, "collection": "CT-MRI", "modalities": ["CT", "MRI"], "splits": splits}
     (folders.packed / "index.json").write_text(json.dumps(index))
     return folders
 
@@ -244,6 +244,18 @@ class TestVersion:
         files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
         assert {"report.html", "table.json", "table.csv", "per_pair.csv", "curves.json", "gate.json"} <= files
         assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == [DATASET]
+
+    def test_the_inputs_of_another_collection_bear_its_modalities(self, store: SimpleNamespace, tmp_path: Path) -> None:
+        import mlflow
+
+        folders = make_folders(tmp_path / "in")
+        index = json.loads((folders.packed / "index.json").read_text())
+        index |= {"collection": "SPECT-MRI", "modalities": ["SPECT", "MRI"]}
+        (folders.packed / "index.json").write_text(json.dumps(index))
+        made = register(folders, store.uri, "spect-mri")
+        assert mlflow.models.get_model_info(made.uri).signature.inputs.input_names() == ["spect", "mri"]
+        assert "`spect` and `mri`" in store.client.get_registered_model("spect-mri").description
+        assert store.client.get_model_version("spect-mri", made.version).tags["collection"] == "SPECT-MRI"
 
     def test_its_files_lie_beside_the_database(self, store: SimpleNamespace) -> None:
         location = store.client.get_experiment_by_name("fusion").artifact_location

@@ -257,12 +257,33 @@ def call_component(folder, **parameters):
         "report": dsl.Artifact(uri=str(folder / "out" / "report.json")),
         "metrics": dsl.Metrics(uri=str(folder / "metrics.json")),
     }
-    arguments = {"dataset": dsl.Dataset(uri=str(folder)), "min_pairs": 6, "code_version": "1"} | parameters
+    arguments = {"dataset": dsl.Dataset(uri=str(folder)), "min_pairs": 6, "size": 0, "code_version": "1"} | parameters
     try:
         validate.python_func(**arguments, **outputs)
     finally:
         written = {path.name: path.read_text() for path in (folder / "out").iterdir()}
     return outputs["metrics"].metadata, written
+
+
+def test_images_that_will_be_brought_to_one_size_may_differ(folder):
+    for modality in ("CT", "MRI"):
+        path = folder / "CT-MRI" / modality / "2000.png"
+        Image.open(path).resize((SIDE, 2 * SIDE)).save(path)
+    assert not judge(folder).passed
+    report = judge(folder, size=SIDE)
+    assert report.passed
+    assert [finding.complaint for finding in report.warnings if "not of size" in finding.complaint]
+
+
+def test_colour_is_for_pet_and_spect_alone(folder):
+    for modality in ("CT", "MRI"):
+        for path in (folder / "CT-MRI" / modality).iterdir():
+            Image.open(path).convert("RGB").save(path)
+    assert [f.count for f in judge(folder).critical_failures if "not grey" in f.complaint] == [30]
+    for name in ("manifest.csv", "dataset.json"):
+        text = (folder / name).read_text().replace(",CT,", ",SPECT,").replace('"CT"', '"SPECT"')
+        (folder / name).write_text(text)
+    assert [f.count for f in judge(folder).critical_failures if "not grey" in f.complaint] == [15]
 
 
 def test_component_logs_its_counts(folder):
@@ -293,7 +314,7 @@ def test_component_under_the_local_runner(clean, tmp_path, monkeypatch):
 
     @dsl.pipeline
     def judged(folder: str):
-        validate(dataset=bring(folder=folder).outputs["dataset"], min_pairs=6, code_version="1")
+        validate(dataset=bring(folder=folder).outputs["dataset"], min_pairs=6, size=0, code_version="1")
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
@@ -307,7 +328,7 @@ def test_component_under_the_local_runner(clean, tmp_path, monkeypatch):
 def test_component_compiles_with_its_interface(tmp_path):
     compiler.Compiler().compile(validate, str(tmp_path / "validate.json"))
     component = json.loads((tmp_path / "validate.json").read_text())["components"]["comp-validate"]
-    assert set(component["inputDefinitions"]["parameters"]) == {"min_pairs", "code_version"}
+    assert set(component["inputDefinitions"]["parameters"]) == {"min_pairs", "size", "code_version"}
     outputs = component["outputDefinitions"]["artifacts"]
     assert outputs["data_docs"]["artifactType"]["schemaTitle"] == "system.HTML"
     assert set(outputs) == {"data_docs", "report", "metrics"}

@@ -33,6 +33,30 @@ def test_a_large_odd_pair_is_the_literal_fusion_of_the_padded_one(fuser: Fuser):
     assert torch.allclose(fuser.fuse(a, b), literal, atol=1e-4)
 
 
+LEVELS = ((0.1, 0.5), (0.0, 0.8))
+
+
+def test_a_network_of_normalised_images_normalises_what_it_fuses(fuser: Fuser, tmp_path: Path):
+    a, b = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    Fuser(fuser.network, FuserConfig("sfnn", levels=LEVELS)).save(tmp_path)
+    saved = Fuser.load(tmp_path)
+    assert saved.config.levels == LEVELS
+    expected = fuser.fuse(((a - 0.1) / 0.4).clamp(0, 1), (b / 0.8).clamp(0, 1))
+    assert torch.allclose(saved.fuse(a, b), expected, atol=1e-6)
+    assert not torch.allclose(saved.fuse(a, b), fuser.fuse(a, b), atol=1e-2)
+
+
+def test_a_model_without_levels_is_saved_as_ever(fuser: Fuser, tmp_path: Path):
+    fuser.save(tmp_path)
+    assert "levels" not in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("levels", [[[0, 1]], [[0.5, 0.5], [0, 1]], [[0, 1.1], [0, 1]], "wide", [[0, "1"], [0, 1]]])
+def test_levels_that_are_no_ranges_are_refused(levels):
+    with pytest.raises(InputError, match="give two ranges within 0 and 1"):
+        FuserConfig(levels=levels)
+
+
 def test_threads_may_share_a_fuser(fuser: Fuser):
     pairs = [torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
     expected = [fuser.fuse(*pair) for pair in pairs]

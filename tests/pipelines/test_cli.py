@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.compile import compile_pipeline
-from pipelines.parameters import PROFILES, Parameters, described
+from pipelines.parameters import PROFILES, Parameters, described, with_profile
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +46,12 @@ def test_a_profile_names_itself_and_only_known_parameters(profile: str):
     assert Parameters(**PROFILES[profile]).profile == profile
 
 
+def test_a_model_is_named_after_its_collection_unless_it_is_given_a_name():
+    assert with_profile("quick", {"collection": "PET-MRI"}).model_name == "pet-mri-fusion-quick"
+    assert with_profile("atlas", {}).model_name == "ct-mri-fusion"
+    assert with_profile("atlas", {"collection": "PET-MRI", "model_name": "mine"}).model_name == "mine"
+
+
 def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path):
     for name in ("first.yaml", "second.yaml"):
         compile_pipeline(tmp_path / name)
@@ -70,6 +76,14 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
         ("--processes", "0"): "processes is 0",
         ("--phantom-subjects", "0"): "subjects is 0",
         ("--model-name", "a/b"): "model name 'a/b'",
+        ("--split", "fold:6/5"): "no fold 6 of 5",
+        ("--split", "slices"): "unknown split 'slices'; choose subject, fold:K/N",
+        ("--collection", "CT"): "unknown collection 'CT'",
+        ("--collection", "PET-MRI"): "the phantom has CT-MRI pairs only",
+        ("--collection", "SPECT-MRI", "--data", "absent", "--split", "paper"): "the paper split is of CT-MRI alone",
+        ("--size", "8"): "size is 8",
+        ("--size", "32"): "crop is 64, but size brings the images to 32x32",
+        ("--normalise", "z-score"): "unknown normalise 'z-score'",
         ("--experiment", ""): "experiment has no name",
         ("--profile", "atlas"): "no such data folder: data",
     }

@@ -20,7 +20,7 @@ from components.evaluate.contenders import contenders
 from components.evaluate.held_out import held_out_pairs
 from components.evaluate.poster import PRINTED, training_note
 from components.ingest.version import folder_version
-from components.preprocess.packing import split_subjects
+from components.preprocess.splits import split_subjects
 from model.errors import InputError
 from model.fuser import Fuser, FuserConfig
 from model.images import read_grey
