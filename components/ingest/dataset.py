@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.ingest.listing import check_version, part_of
 from components.ingest.phantom import PhantomConfig, write_phantom
+from components.ingest.remote import SCHEME, fetch_version, parse_remote
 from components.ingest.version import data_files, file_md5, tree_version
 from components.progress import Progress
 from model.errors import InputError
@@ -38,23 +41,35 @@ class Image:
 
 
 def ingest(data: str, expected_version: str, phantom: PhantomConfig, target: Path) -> dict[str, object]:
-    """Bring the pairs of `data` (a folder, or "phantom") into the folder `target`, and return its `dataset.json`.
+    """Bring the pairs of `data` (a folder, s3://bucket/prefix, "phantom") into the folder `target`; its `dataset.json`.
 
     `target` appears whole or not at all. Raises InputError if the data is missing, misnamed, or not of
-    `expected_version` (empty: any).
+    `expected_version` (empty: any, but not of S3).
     """
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         if data == PHANTOM:
             write_phantom(partial, phantom, Progress("ingest"))
-            facts = _write_manifest(partial, partial, data, expected_version)
+            facts = _write_manifest(partial, partial, PHANTOM, *_md5s(partial, data, expected_version))
+        elif data.startswith(SCHEME):
+            md5s = _fetch(data, expected_version, partial)
+            facts = _write_manifest(partial, partial, data, md5s, expected_version)
         else:
-            facts = _write_manifest(check_folder(Path(data)), partial, data, expected_version)
+            source = check_folder(Path(data))
+            facts = _write_manifest(source, partial, source.name, *_md5s(source, data, expected_version))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts
+
+
+def check_remote(data: str, version: str) -> None:
+    """Raise InputError unless `data` is an S3 address and `version` one that it may hold; nothing is fetched."""
+    parse_remote(data)
+    if not version:
+        raise InputError(f"{data} holds many versions; name one, data_version=<md5>.dir, as the .dvc file's md5 has it")
+    check_version(version)
 
 
 def check_folder(folder: Path) -> Path:
@@ -81,11 +96,27 @@ def _check_folder(folder: Path) -> Path:
     return folder
 
 
-def _write_manifest(source: Path, target: Path, data: str, expected_version: str) -> dict[str, object]:
-    md5s = {path.relative_to(source).as_posix(): file_md5(path) for path in data_files(source)}
+def _fetch(data: str, version: str, target: Path) -> dict[str, str]:
+    """Fetch the collection; interrupted downloads stay in the folder FUSION_DOWNLOADS, if set, for the next run."""
+    check_remote(data, version)
+    downloads = os.environ.get("FUSION_DOWNLOADS")
+    md5s = fetch_version(parse_remote(data), version, target, COLLECTION, Path(downloads) if downloads else None)
+    for modality in MODALITIES:
+        if not part_of(md5s, f"{COLLECTION}/{modality}"):
+            raise InputError(f"version {version} in {data} has no folder {COLLECTION}/{modality}; see the README")
+    return md5s
+
+
+def _md5s(folder: Path, data: str, expected_version: str) -> tuple[dict[str, str], str]:
+    """Relative path -> MD5 of every data file of a folder, and the version that they make, the expected one if any."""
+    md5s = {path.relative_to(folder).as_posix(): file_md5(path) for path in data_files(folder)}
     version = tree_version(md5s.items())
     if expected_version and version != expected_version:
         raise InputError(f"{data} is version {version}, not {expected_version}; restore the files or drop the version")
+    return md5s, version
+
+
+def _write_manifest(source: Path, target: Path, name: str, md5s: dict[str, str], version: str) -> dict[str, object]:
     images = [
         _image(source, path, md5) for path, md5 in sorted(md5s.items()) if path.split("/")[:2] in _image_folders()
     ]
@@ -99,7 +130,7 @@ def _write_manifest(source: Path, target: Path, data: str, expected_version: str
             for image in images
         )
     facts: dict[str, object] = {
-        "source": data if data == PHANTOM else source.name,
+        "source": name,
         "collection": COLLECTION,
         "modalities": list(MODALITIES),
         "version": version,
