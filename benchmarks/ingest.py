@@ -1,9 +1,9 @@
 """Time the fetch of one version of a dataset from S3, and tell the memory that it takes at two sizes of dataset.
 
-python -m benchmarks.ingest [--json] [--data DIR] [--pairs 200 810]
+python -m benchmarks.ingest [--json] [--data DIR] [--pairs 200 810] [--bytes 17000]
 
 The remote lies on a loopback S3 server (moto) in another process, whose work shares the cores with the fetch. Without
---data the files are made up, 17 KB each. Every fetch has a process of its own.
+--data the files are made up, as large as the atlas's. Every fetch has a process of its own.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from components.ingest.remote import Remote, fetch_version, list_version
 from components.ingest.s3 import THREADS
 from components.ingest.version import data_files, file_md5
 
-FILE_BYTES = 17_000
+FILE_BYTES = 17_000  # what a slice of the atlas takes on average
 REMOTE = Remote("atlas", "dvc")
 
 
@@ -46,7 +46,7 @@ def publish(client: Any, remote: Remote, files: Iterable[tuple[str, Path]]) -> s
     return version
 
 
-def make_files(folder: Path, count: int) -> list[tuple[str, Path]]:
+def make_files(folder: Path, count: int, size: int) -> list[tuple[str, Path]]:
     """Files as incompressible as PNG slices are, in two folders like the slices of pairs."""
     generator = random.Random(0)
     files = []
@@ -54,12 +54,12 @@ def make_files(folder: Path, count: int) -> list[tuple[str, Path]]:
         path = f"CT-MRI/{('CT', 'MRI')[number % 2]}/{number // 2:04d}001.png"
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(generator.randbytes(FILE_BYTES))
+        file.write_bytes(generator.randbytes(size))
         files.append((path, file))
     return files
 
 
-def serve(data: Path | None, pairs: list[int], pipe: Any) -> None:
+def serve(data: Path | None, pairs: list[int], size: int, pipe: Any) -> None:
     """Serve one version for each number of pairs until told to end; the child process of `compare`."""
     import boto3
     from moto.server import ThreadedMotoServer
@@ -74,7 +74,7 @@ def serve(data: Path | None, pairs: list[int], pipe: Any) -> None:
         if data:
             files = [(path.relative_to(data).as_posix(), path) for path in data_files(data)]
         else:
-            files = make_files(Path(scratch), 2 * max(pairs))
+            files = make_files(Path(scratch), 2 * max(pairs), size)
         versions = [publish(client, REMOTE, files[: 2 * count]) for count in pairs]
     pipe.send((os.environ["AWS_ENDPOINT_URL_S3"], versions))
     pipe.recv()
@@ -82,21 +82,22 @@ def serve(data: Path | None, pairs: list[int], pipe: Any) -> None:
 
 
 def fetch(endpoint: str, version: str, pipe: Any) -> None:
-    """Fetch a version and tell seconds, bytes, and by how much the process grew; the child process of `compare`."""
+    """Fetch a version; tell seconds, bytes and by how much the process grew. The child process of `compare`."""
     os.environ["AWS_ENDPOINT_URL_S3"] = endpoint
     list_version(REMOTE, version)  # boto3 is loaded before the measurement
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = _peak_kb()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "data"
-        start = time.perf_counter()
+        start, computed = time.perf_counter(), time.process_time()
         entries = fetch_version(REMOTE, version, target, progress=lambda *_: None)
-        seconds = time.perf_counter() - start
+        seconds, computed = time.perf_counter() - start, time.process_time() - computed
         size = sum(path.stat().st_size for path in data_files(target))
-    pipe.send({"files": len(entries), "bytes": size, "seconds": seconds, "growth MB": (_peak_kb() - before) / 1024})
+    growth = (_peak_kb() - before) / 1024
+    pipe.send({"files": len(entries), "bytes": size, "seconds": seconds, "cpu seconds": computed, "growth MB": growth})
 
 
-def compare(data: Path | None, pairs: list[int]) -> dict[str, Any]:
+def compare(data: Path | None, pairs: list[int], size: int) -> dict[str, Any]:
     """The fetch of each number of pairs from one server."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "benchmark"
@@ -104,7 +105,7 @@ def compare(data: Path | None, pairs: list[int]) -> dict[str, Any]:
         os.environ.pop(name, None)
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
-    server = spawn.Process(target=serve, args=(data, pairs, theirs), daemon=True)
+    server = spawn.Process(target=serve, args=(data, pairs, size, theirs), daemon=True)
     server.start()
     endpoint, versions = pipe.recv()
     results = []
@@ -131,8 +132,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--data", type=Path, help="a data folder, such as the atlas; default: made-up files")
     parser.add_argument("--pairs", type=int, nargs="+", default=[200, 810], help="the sizes of dataset")
+    parser.add_argument("--bytes", type=int, default=FILE_BYTES, help="the size of a made-up file")
     given = parser.parse_args()
-    result = compare(given.data, given.pairs)
+    result = compare(given.data, given.pairs, given.bytes)
     if given.json:
         print(json.dumps(result, indent=2))
         return
@@ -144,7 +146,8 @@ def main() -> None:
         rate = each["bytes"] / 1e6 / each["seconds"]
         print(
             f"  {each['pairs']:5d} pairs  {each['files']:5d} files  {each['bytes'] / 1e6:6.1f} MB  "
-            f"{each['seconds']:6.2f} s  {rate:5.1f} MB/s  peak memory +{each['growth MB']:.1f} MB"
+            f"{each['seconds']:6.2f} s  {rate:5.1f} MB/s  {each['cpu seconds']:5.2f} s of CPU  "
+            f"peak memory +{each['growth MB']:.1f} MB"
         )
 
 

@@ -104,7 +104,8 @@ def _fetch(data: str, version: str, target: Path) -> dict[str, str]:
     for modality in MODALITIES:
         if not part_of(md5s, f"{COLLECTION}/{modality}"):
             raise InputError(f"version {version} in {data} has no folder {COLLECTION}/{modality}; see the README")
-    return md5s
+    # As of a folder here, hidden files are none of the data.
+    return {path: md5 for path, md5 in md5s.items() if "/." not in path}
 
 
 def _md5s(folder: Path, data: str, expected_version: str) -> tuple[dict[str, str], str]:

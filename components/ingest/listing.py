@@ -51,5 +51,6 @@ def part_of(entries: dict[str, str], under: str) -> dict[str, str]:
 def _check_entry(path: Any, md5: Any, version: str) -> None:
     if not isinstance(path, str) or not isinstance(md5, str) or not _MD5.fullmatch(md5):
         raise ValueError(path)
+    path.encode()  # JSON can spell text that no file name can; that, too, is a ValueError
     if _UNPRINTABLE.search(path) or not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise InputError(f"version {version} lists the unsafe path {path!r}; it is refused")

@@ -44,14 +44,20 @@ class Bucket:
 
     def __post_init__(self) -> None:
         import boto3
+        import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ProfileNotFound
 
         try:
-            session = boto3.session.Session()
-            retries = session._session.get_config_variable("max_attempts") or _ATTEMPTS
+            settings = botocore.session.get_session()
+            session = boto3.session.Session(botocore_session=settings)
+            mode, attempts = (settings.get_config_variable(name) for name in ("retry_mode", "max_attempts"))
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": retries},
+                # The mode that is the default, legacy, knows fewer errors to try again after.
+                retries={
+                    "mode": "standard" if mode == "legacy" else mode,
+                    "total_max_attempts": attempts or _ATTEMPTS,
+                },
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,
                 max_pool_connections=THREADS,
@@ -192,8 +198,9 @@ class Bucket:
 
 def _cuts() -> tuple[type[Exception], ...]:
     from botocore import exceptions
+    from urllib3.exceptions import HTTPError
 
-    return exceptions.IncompleteReadError, exceptions.HTTPClientError
+    return exceptions.IncompleteReadError, exceptions.HTTPClientError, HTTPError
 
 
 def _hashed(part: Path) -> tuple[Any, int]:

@@ -348,6 +348,7 @@ def test_a_path_that_would_leave_the_folder_is_refused(client, remote, tmp_path,
     [
         ([{"md5": "../../x", "relpath": "a"}], "no listing as DVC writes it"),
         ([{"relpath": "a"}], "no listing as DVC writes it"),
+        ([{"md5": "0" * 32, "relpath": "\ud800"}], "no listing as DVC writes it"),
         ({"a": 1}, "no listing as DVC writes it"),
         ([{"md5": "0" * 32, "relpath": "a"}, {"md5": "1" * 32, "relpath": "a"}], "lists 'a' twice"),
         ([{"md5": "0" * 32, "relpath": "a"}, {"md5": "1" * 32, "relpath": "a/b"}], "'a' as a file and as a folder"),
@@ -387,6 +388,13 @@ def test_ingest_brings_the_collection_of_that_version_in(remote, version, tree, 
     assert {path.name for path in tmp_path.iterdir()} == {"original", "dataset", "local"}
 
 
+def test_hidden_files_of_a_version_are_none_of_the_data(client, remote, tree, tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.write_text("a file manager's")
+    version = publish(client, remote, [*files_of(tree), ("CT-MRI/CT/.DS_Store", hidden)])
+    assert ingest(str(remote), version, PHANTOM, tmp_path / "dataset")["pairs"] == PAIRS
+
+
 def test_ingest_from_s3_needs_a_version_and_a_run_is_told_before_it_starts(tmp_path):
     with pytest.raises(InputError, match=r"s3://atlas holds many versions; name one"):
         ingest("s3://atlas", "", PHANTOM, tmp_path / "dataset")
@@ -396,13 +404,36 @@ def test_ingest_from_s3_needs_a_version_and_a_run_is_told_before_it_starts(tmp_p
     assert parameters.data == "s3://atlas/dvc"
 
 
-def test_a_fetch_needs_neither_dvc_nor_git(remote, version, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from components.ingest.remote import fetch_version, parse_remote\n"
-        "fetch_version(parse_remote(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))\n"
-        "print({'dvc', 'git', 'pygit2', 'torch', 's3fs'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, str(remote), version, str(tmp_path / "target")]
+FETCH = (
+    "import sys; from pathlib import Path; from components.ingest.remote import fetch_version, parse_remote\n"
+    "fetch_version(parse_remote(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))\n"
+    "print({'dvc', 'git', 'pygit2', 'torch', 's3fs'} & set(sys.modules))"
+)
+
+
+def fetching(remote, version: str, target: Path) -> subprocess.Popen[str]:
+    """A fetch in a process of its own, with no program on its path."""
     environment = os.environ | {"PATH": "", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "set()"
+    command = [sys.executable, "-c", FETCH, str(remote), version, str(target)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_fetch_needs_neither_dvc_nor_git(remote, version, tmp_path):
+    output, _ = fetching(remote, version, tmp_path / "target").communicate()
+    assert output.splitlines()[-1] == "set()"
+
+
+def test_a_killed_fetch_leaves_no_dataset_and_is_gone_on_with(client, remote, tmp_path, requests):
+    (tmp_path / "many").mkdir()
+    for number in range(200):
+        (tmp_path / "many" / f"{number}.png").write_text(str(number))
+    version = publish(client, remote, files_of(tmp_path / "many"))
+    process = fetching(remote, version, tmp_path / "target")
+    assert process.stdout.readline().startswith("progress ingest ")
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "target").exists()
+    requests()
+    fetch_version(remote, version, tmp_path / "target")
+    assert folder_version(tmp_path / "target") == version
+    assert len(requests()) < 200
