@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +107,7 @@ class _Fetch:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _done: int = 0
     _bytes: int = 0
+    _failure: BaseException | None = None
 
     def run(self) -> None:
         """Complete the tree; raises the first failure once every worker has let go of its file."""
@@ -115,17 +115,29 @@ class _Fetch:
         for path, md5 in self.wanted.items():
             paths.setdefault(md5, []).append(path)
         work = iter(paths.items())
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="fetch") as pool:
-            workers = [pool.submit(self._work, work) for _ in range(THREADS)]
-            try:
-                wait(workers, return_when=FIRST_EXCEPTION)
-            finally:
-                self.bucket.stopped.set()
-        failures = [failure for worker in workers if (failure := worker.exception())]
-        for failure in sorted(failures, key=lambda failure: isinstance(failure, Stopped)):
-            raise failure
+        # Daemons, since a pool would let an interrupt wait for a server that does not answer.
+        workers = [threading.Thread(target=self._work, args=(work,), daemon=True) for _ in range(THREADS)]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        finally:
+            self.bucket.stopped.set()
+        if self._failure:
+            raise self._failure
 
     def _work(self, work: Iterator[tuple[str, list[str]]]) -> None:
+        try:
+            self._take(work)
+        except Stopped:
+            pass
+        except BaseException as failure:
+            with self._lock:
+                self._failure = self._failure or failure
+            self.bucket.stopped.set()
+
+    def _take(self, work: Iterator[tuple[str, list[str]]]) -> None:
         while not self.bucket.stopped.is_set():
             with self._lock:
                 md5, paths = next(work, ("", []))
