@@ -9,7 +9,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh
 	@PYTHON=$(PYTHON) infra/setup.sh
@@ -25,6 +25,10 @@ run: $(READY) ## Run the whole pipeline on this machine (ARGS="--profile atlas -
 .PHONY: test
 test: $(READY) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: integration
+integration: $(READY) ## Run the tests against OpenStack Swift (Debian: .ci/swift.sh installs it first)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration tests/integration $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style and likely mistakes

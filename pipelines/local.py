@@ -140,6 +140,8 @@ def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs),
+        # Each run has folders of its own; what one of them fetched before it failed serves the next.
+        "FUSION_DOWNLOADS": os.environ.get("FUSION_DOWNLOADS") or str((runs / "downloads").resolve()),
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "PYTHONUNBUFFERED": "1",
         # A module of the user's own in the current folder must not stand in for one of ours.

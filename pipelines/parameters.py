@@ -15,9 +15,12 @@ class Parameters:
     """What one run of the training pipeline is asked to do; the defaults are the quick profile's."""
 
     data: str = _parameter(
-        "phantom", 'A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.'
+        "phantom",
+        'A folder holding CT-MRI/CT and CT-MRI/MRI, s3://bucket/prefix, or "phantom" for the built-in generator.',
     )
-    data_version: str = _parameter("", "The version the data must have, as DVC names it; empty accepts any.")
+    data_version: str = _parameter(
+        "", "The version the data must have, <md5>.dir as DVC names it; empty accepts any folder; S3 needs it."
+    )
     collection: str = _parameter("CT-MRI", "Which pairs: CT-MRI, PET-MRI or SPECT-MRI; the phantom has CT-MRI.")
     phantom_subjects: int = _parameter(8, "How many subjects the phantom has.")
     phantom_slices: int = _parameter(8, "How many slices each phantom subject has.")

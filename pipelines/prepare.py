@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.evaluation import parse_strategies
-from components.ingest.dataset import PHANTOM, check_collection, check_folder
+from components.ingest.dataset import PHANTOM, check_collection, check_folder, check_remote
 from components.ingest.phantom import PhantomConfig
+from components.ingest.remote import SCHEME
 from components.ingest.version import folder_version
 from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
@@ -28,7 +29,7 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
     parameters = with_profile(profile, given)
     _check(parameters)
     changes: dict[str, Any] = {"git_commit": git_commit()}
-    if parameters.data != PHANTOM:
+    if parameters.data != PHANTOM and not parameters.data.startswith(SCHEME):
         folder = check_folder(Path(parameters.data), parameters.collection).resolve()
         changes["data"] = str(folder)
         # The version is a step's input, so that the cache follows the data.
@@ -52,6 +53,8 @@ def _check(p: Parameters) -> None:
         raise InputError(f"crop is {p.crop}, but size brings the images to {p.size}x{p.size}; give a smaller crop")
     if p.data == PHANTOM:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
+    if p.data.startswith(SCHEME):
+        check_remote(p.data, p.data_version)
     for name, value in (("processes", p.processes), ("min_pairs", p.min_pairs)):
         if value < 1:
             raise InputError(f"{name} is {value}; give at least 1")

@@ -19,8 +19,10 @@ from components.register.component import register as register_step
 from components.train.component import train as train_step
 from components.validate.component import validate as validate_step
 
-# The ConfigMap and the Secret that the register step's environment comes from on a cluster.
+# The ConfigMap and the Secret that the steps' environment comes from on a cluster, and what of it S3 needs.
 CLUSTER_SETTINGS = "atlas-fusion"
+S3_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
+S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Results(NamedTuple):
@@ -69,8 +71,8 @@ def training_pipeline(
     """Train, judge and register a fusion network.
 
     Args:
-        data: A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.
-        data_version: The version the data must have, as DVC names it; empty accepts any.
+        data: A folder holding CT-MRI/CT and CT-MRI/MRI, s3://bucket/prefix, or "phantom" for the built-in generator.
+        data_version: The version the data must have, <md5>.dir as DVC names it; empty accepts any folder; S3 needs it.
         collection: Which pairs: CT-MRI, PET-MRI or SPECT-MRI; the phantom has CT-MRI.
         phantom_subjects: How many subjects the phantom has.
         phantom_slices: How many slices each phantom subject has.
@@ -107,6 +109,8 @@ def training_pipeline(
         seed=seed,
         code_version=code_version,
     )
+    kubernetes.use_config_map_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
+    kubernetes.use_secret_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
     dataset = ingested.outputs["dataset"]
     validated = validate_step(dataset=dataset, min_pairs=min_pairs, size=size, code_version=code_version)
     preprocessed = preprocess_step(

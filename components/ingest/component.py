@@ -19,8 +19,8 @@ def ingest(
     """Bring one exact version of a collection's pairs in, with a manifest.
 
     Args:
-        data: A folder holding CT-MRI/CT and CT-MRI/MRI, or "phantom" for the built-in generator.
-        data_version: The version the data must have, as DVC names it; empty accepts any.
+        data: A folder holding CT-MRI/CT and CT-MRI/MRI, s3://bucket/prefix, or "phantom" for the built-in generator.
+        data_version: The version the data must have, <md5>.dir as DVC names it; empty accepts any folder; S3 needs it.
         collection: Which pairs: CT-MRI, PET-MRI or SPECT-MRI; the phantom has CT-MRI.
         phantom_subjects: How many subjects the phantom has.
         phantom_slices: How many slices each phantom subject has.

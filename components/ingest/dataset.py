@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.ingest.listing import check_version, part_of
 from components.ingest.phantom import PhantomConfig, write_phantom
+from components.ingest.remote import SCHEME, fetch_version, parse_remote
 from components.ingest.version import data_files, file_md5, tree_version
 from components.progress import Progress
 from model.errors import InputError
@@ -43,10 +46,10 @@ class Image:
 def ingest(
     data: str, expected_version: str, phantom: PhantomConfig, target: Path, collection: str = COLLECTION
 ) -> dict[str, object]:
-    """Bring the pairs of `data` (a folder, or "phantom") into the folder `target`, and return its `dataset.json`.
+    """Bring the pairs of `data` (a folder, s3://bucket/prefix, "phantom") into the folder `target`; its `dataset.json`.
 
     `target` appears whole or not at all. Raises InputError if the data is missing, misnamed, or not of
-    `expected_version` (empty: any), and for a `collection` that is unknown or that the phantom has not.
+    `expected_version` (empty: any, but not of S3), and for a `collection` that is unknown or that the phantom has not.
     """
     check_collection(collection, data)
     partial = target.with_name(target.name + ".partial")
@@ -54,13 +57,26 @@ def ingest(
     try:
         if data == PHANTOM:
             write_phantom(partial, phantom, Progress("ingest"))
-            facts = _write_manifest(partial, partial, data, expected_version, collection)
+            facts = _write_manifest(partial, partial, PHANTOM, *_md5s(partial, data, expected_version), collection)
+        elif data.startswith(SCHEME):
+            md5s = _fetch(data, expected_version, partial, collection)
+            facts = _write_manifest(partial, partial, data, md5s, expected_version, collection)
         else:
-            facts = _write_manifest(check_folder(Path(data), collection), partial, data, expected_version, collection)
+            source = check_folder(Path(data), collection)
+            md5s_and_version = _md5s(source, data, expected_version)
+            facts = _write_manifest(source, partial, source.name, *md5s_and_version, collection)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts
+
+
+def check_remote(data: str, version: str) -> None:
+    """Raise InputError unless `data` is an S3 address and `version` one that it may hold; nothing is fetched."""
+    parse_remote(data)
+    if not version:
+        raise InputError(f"{data} holds many versions; name one, data_version=<md5>.dir, as the .dvc file's md5 has it")
+    check_version(version)
 
 
 def check_collection(collection: str, data: str) -> None:
@@ -97,12 +113,31 @@ def _check_folder(folder: Path, collection: str) -> Path:
     return folder
 
 
-def _write_manifest(source: Path, target: Path, data: str, expected_version: str, collection: str) -> dict[str, object]:
-    modalities = COLLECTIONS[collection]
-    md5s = {path.relative_to(source).as_posix(): file_md5(path) for path in data_files(source)}
+def _fetch(data: str, version: str, target: Path, collection: str) -> dict[str, str]:
+    """Fetch the collection; interrupted downloads stay in the folder FUSION_DOWNLOADS, if set, for the next run."""
+    check_remote(data, version)
+    downloads = os.environ.get("FUSION_DOWNLOADS")
+    md5s = fetch_version(parse_remote(data), version, target, collection, Path(downloads) if downloads else None)
+    for modality in COLLECTIONS[collection]:
+        if not part_of(md5s, f"{collection}/{modality}"):
+            raise InputError(f"version {version} in {data} has no folder {collection}/{modality}; see the README")
+    # As of a folder here, hidden files are none of the data.
+    return {path: md5 for path, md5 in md5s.items() if "/." not in path}
+
+
+def _md5s(folder: Path, data: str, expected_version: str) -> tuple[dict[str, str], str]:
+    """Relative path -> MD5 of every data file of a folder, and the version that they make, the expected one if any."""
+    md5s = {path.relative_to(folder).as_posix(): file_md5(path) for path in data_files(folder)}
     version = tree_version(md5s.items())
     if expected_version and version != expected_version:
         raise InputError(f"{data} is version {version}, not {expected_version}; restore the files or drop the version")
+    return md5s, version
+
+
+def _write_manifest(
+    source: Path, target: Path, name: str, md5s: dict[str, str], version: str, collection: str
+) -> dict[str, object]:
+    modalities = COLLECTIONS[collection]
     folders = [[collection, modality] for modality in modalities]
     images = [_image(source, path, md5) for path, md5 in sorted(md5s.items()) if path.split("/")[:2] in folders]
     if source != target:
@@ -115,7 +150,7 @@ def _write_manifest(source: Path, target: Path, data: str, expected_version: str
             for image in images
         )
     facts: dict[str, object] = {
-        "source": data if data == PHANTOM else source.name,
+        "source": name,
         "collection": collection,
         "modalities": list(modalities),
         "version": version,

@@ -1,0 +1,214 @@
+"""One object on S3 at a time, by boto3 alone: streamed to disk, continued where it was cut, checked against its MD5.
+
+Endpoint, region, addressing style and credentials come from the standard AWS environment and profile chain.
+"""
+
+import hashlib
+import os
+import random
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from model.errors import InputError
+
+THREADS = 8
+
+_PIECE = 256 << 10
+_ATTEMPTS = 5
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+_WRONG_CREDENTIALS = {
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"),
+    *("AuthorizationHeaderMalformed", "InvalidClientTokenId", "AuthFailure", "UnrecognizedClientException"),
+}
+_NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
+_ELSEWHERE = {"PermanentRedirect", "301", "307", "TemporaryRedirect", "IllegalLocationConstraintException"}
+
+
+class Stopped(Exception):
+    """Another object failed, or the user interrupts: this one is left where it is."""
+
+
+@dataclass
+class Bucket:
+    """A bucket to read objects from, by several threads at once; `stopped` ends what they are at.
+
+    Raises InputError where the profile, the endpoint or the like is not fit to reach any bucket.
+    """
+
+    name: str
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        import boto3
+        import botocore.session
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ProfileNotFound
+
+        try:
+            settings = botocore.session.get_session()
+            session = boto3.session.Session(botocore_session=settings)
+            mode, attempts = (settings.get_config_variable(name) for name in ("retry_mode", "max_attempts"))
+            config = Config(
+                # The mode that is the default, legacy, knows fewer errors to try again after.
+                retries={
+                    "mode": "standard" if mode == "legacy" else mode,
+                    "total_max_attempts": attempts or _ATTEMPTS,
+                },
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                max_pool_connections=THREADS,
+                # The MD5 that the version pins is checked anyway, against more than the server's word.
+                response_checksum_validation="when_required",
+            )
+            region = os.environ.get("AWS_REGION") or None
+            self._client: Any = session.client("s3", region_name=region, config=config)
+        except ProfileNotFound as error:
+            raise InputError(f"{error}; check AWS_PROFILE and the AWS configuration files") from None
+        except (BotoCoreError, ValueError) as error:
+            raise InputError(
+                f"the AWS settings do not fit ({type(error).__name__}); check AWS_ENDPOINT_URL_S3, AWS_REGION and the "
+                "AWS configuration files"
+            ) from None
+
+    def download(self, key: str, md5: str, part: Path, what: str) -> int:
+        """Complete the file `part` with the object, and return how many bytes came over the network.
+
+        An object whose MD5 is not `md5` is fetched once more. Raises InputError that tells `what` could not be had and
+        why, Stopped; OSError if the file cannot be written.
+        """
+        received = 0
+        for _ in range(2):
+            found, more = self._complete(key, md5, part, what)
+            received += more
+            if found == md5:
+                return received
+            part.unlink()
+        raise InputError(
+            f"{what} is corrupted in {self._place(key)}: its md5 there is {found}, fetched twice; "
+            "push it again from a good copy"
+        )
+
+    def _complete(self, key: str, md5: str, part: Path, what: str) -> tuple[str, int]:
+        """Append to `part` what it lacks; the MD5 of the whole, and the bytes received."""
+        received, failures = 0, 0
+        while True:
+            digest, size = _hashed(part)
+            if size and digest.hexdigest() == md5:
+                return md5, received
+            body, size = self._open(key, size, what)
+            got = 0
+            try:
+                with part.open("r+b" if part.exists() else "wb") as stream:
+                    stream.seek(size)
+                    stream.truncate()
+                    digest = digest if size else hashlib.md5(usedforsecurity=False)
+                    for piece in self._pieces(body):
+                        stream.write(piece)
+                        digest.update(piece)
+                        got += len(piece)
+                return digest.hexdigest(), received + got
+            except _cuts() as error:
+                received += got
+                failures = 1 if got >= _PIECE else failures + 1
+                if failures == _ATTEMPTS:
+                    raise InputError(
+                        f"the connection to {self._endpoint()} broke {failures} times while {what} was fetched "
+                        f"({type(error).__name__}); run again to go on from there"
+                    ) from None
+                self._back_off(failures)
+            finally:
+                body.close()
+
+    def _pieces(self, body: Any) -> Any:
+        while piece := body.read(_PIECE):
+            yield piece
+            if self.stopped.is_set():
+                raise Stopped
+
+    def _back_off(self, failures: int) -> None:
+        if self.stopped.wait(0.1 * 2**failures * random.uniform(0.5, 1)):
+            raise Stopped
+
+    def _open(self, key: str, start: int, what: str) -> tuple[Any, int]:
+        """The object's content from byte `start`, or from 0 if that is not to be had; and which of the two."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if self.stopped.is_set():
+            raise Stopped
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            response = self._client.get_object(Bucket=self.name, Key=key, **wanted)
+        except ClientError as error:
+            if start and error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
+                return self._open(key, 0, what)
+            raise self._refused(error, key, what) from None
+        except BotoCoreError as error:
+            raise self._unreachable(error, what) from None
+        return response["Body"], start if response["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
+
+    def _refused(self, error: Any, key: str, what: str) -> InputError:
+        """What the server's answer means; nothing of its text, which may quote keys and signatures."""
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in _WRONG_CREDENTIALS:
+            return InputError(f"{self._endpoint()} does not accept the AWS credentials ({code}); check them")
+        if code == "NoSuchBucket":
+            return InputError(f"no bucket {self.name!r} at {self._endpoint()}; check its name and the endpoint")
+        if code in _NOT_FOUND:
+            return InputError(f"{what} is missing in the remote, at {self._place(key)}; push it again")
+        if code in _ELSEWHERE:
+            return InputError(f"bucket {self.name!r} is in another region; set AWS_REGION to it")
+        if status == 403:
+            return InputError(f"{self._endpoint()} denies access to {self._place(key)} ({code}); check the credentials")
+        return InputError(f"{self._endpoint()} answered {status} {code} to {self._place(key)}; try again later")
+
+    def _unreachable(self, error: Exception, what: str) -> InputError:
+        """Why no answer came at all, after botocore's own retries."""
+        from botocore import exceptions
+
+        lacking = (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.TokenRetrievalError,
+            exceptions.SSOError,
+            exceptions.NoAuthTokenError,
+        )
+        if isinstance(error, lacking):
+            return InputError(
+                "no usable AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
+        return InputError(
+            f"cannot fetch {what} from {self._endpoint()}: {type(error).__name__}; "
+            "check the network and AWS_ENDPOINT_URL_S3, then run again"
+        )
+
+    def _place(self, key: str) -> str:
+        return f"s3://{self.name}/{key}"
+
+    def _endpoint(self) -> str:
+        """Scheme, host and port; a user and password in the URL stay out of messages."""
+        parts = urlsplit(self._client.meta.endpoint_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _cuts() -> tuple[type[Exception], ...]:
+    from botocore import exceptions
+    from urllib3.exceptions import HTTPError
+
+    return exceptions.IncompleteReadError, exceptions.HTTPClientError, HTTPError
+
+
+def _hashed(part: Path) -> tuple[Any, int]:
+    """The running MD5 and the size of what is there already of an object."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    if part.exists():
+        with part.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+                size += len(piece)
+    return digest, size
