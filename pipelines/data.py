@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from model.errors import one_line
+
 if TYPE_CHECKING:
     from components.ingest.compare import FileDifference, SubjectDifference
 
@@ -95,6 +97,9 @@ def import_(
     new_version: Annotated[
         bool, typer.Option("--new-version", help="Pin what comes as a new version: rewrites data.dvc, data.pairs.csv.")
     ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Pin a new version of what data/ holds and these images beside it.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Drop files in data/ that no version has.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +108,7 @@ def import_(
     Nothing appears in data/ before all of it is verified; an interrupted import continues when it is run again. If the
     source differs from the pin, the files that do are listed, and nothing changes.
     """
-    _bring(source, new_version, force, as_json)
+    _bring(source, new_version, add, force, as_json)
 
 
 @app.command()
@@ -175,7 +180,6 @@ def describe(
     Writes description.html with everything in one page, contact-sheet.png, pairs.csv and description.json.
     """
     from components.ingest.describe import describe_folder
-
     from components.ingest.pin import DATA, find_root
     from pipelines.display import progress_bar
 
@@ -208,6 +212,7 @@ def phantom(
 def _bring(
     source: str | None,
     new_version: bool = False,
+    add: bool = False,
     force: bool = False,
     as_json: bool = False,
     remote: str | None = None,
@@ -219,7 +224,7 @@ def _bring(
     root = find_root(Path())
     try:
         with progress_bar("import") as advance:
-            done = import_dataset(root, source, new_version, force, advance, remote)
+            done = import_dataset(root, source, new_version, add, force, advance, remote)
     except DatasetMismatch as error:
         if as_json:
             _print_json({"difference": error.difference.by_kind(), "faults": error.faults})
@@ -256,7 +261,7 @@ def _print_files(difference: "FileDifference", faults: dict[str, str]) -> None:
     for kind, paths in kinds.items():
         for path in paths[:SHOWN]:
             why = f" ({faults[path]})" if path in faults else ""
-            typer.echo(f"  {kind:<8} {path}{why}")
+            typer.echo(one_line(f"  {kind:<8} {path}{why}"))
         if len(paths) > SHOWN:
             typer.echo(f"  {kind:<8} and {len(paths) - SHOWN} more (--json lists all)")
 

@@ -3,13 +3,16 @@
 import io
 import warnings
 import zlib
+from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from components.ingest.layout import IN_COLOUR
 
 MIN_SIDE, MAX_SIDE = 8, 4096
 _GREY, _COLOUR = ("L",), ("L", "RGB")
+_BRIGHT = 240
 _DEEP = "more than 8 bits a channel"
 
 
@@ -17,8 +20,16 @@ class BadImage(Exception):
     """What is wrong with an image file."""
 
 
-def check_image(content: bytes, modality: str) -> tuple[int, int]:
-    """Decode a PNG file of `modality` and return its width and height; raises BadImage.
+@dataclass(frozen=True)
+class ImageFacts:
+    """Width and height in pixels, and the share of its pixels that are (nearly) white: bone, in CT."""
+
+    size: tuple[int, int]
+    bright: float
+
+
+def check_image(content: bytes, modality: str) -> ImageFacts:
+    """Decode a PNG file of `modality`; raises BadImage.
 
     8 bits; grey, or RGB for the modalities shown in colour; sides of 8 to 4096 pixels, told before they are decoded.
     """
@@ -34,7 +45,7 @@ def check_image(content: bytes, modality: str) -> tuple[int, int]:
         raise BadImage(f"claims more pixels than {MAX_SIDE}x{MAX_SIDE}") from None
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise BadImage(f"damaged ({error})") from None
-    return image.size
+    return ImageFacts(image.size, float((np.asarray(image.convert("L")) >= _BRIGHT).mean()))
 
 
 def _check_kind(image: Image.Image, content: bytes, modality: str) -> None:

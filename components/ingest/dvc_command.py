@@ -23,6 +23,13 @@ _CREDENTIALS = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|Forbidden|\b40[13]\b|locate credentials|"
     r"ExpiredToken|InvalidToken|AuthFailure|PartialCredentials|config profile .* could not be found|not authorized"
 )
+_SESSION = {
+    "profile": "profile_name",
+    "region": "region_name",
+    "access_key_id": "aws_access_key_id",
+    "secret_access_key": "aws_secret_access_key",
+    "session_token": "aws_session_token",
+}
 _SECONDS_BETWEEN_LOOKS = 0.3
 
 
@@ -114,7 +121,7 @@ def is_cached(cache: Path, version: str) -> bool:
 
 def into_cache(root: Path) -> None:
     """Put what lies in `data` into DVC's cache; it must be what `data.dvc` pins, which then stays as it is."""
-    _run(root, None, "commit", "--force", "--quiet", PIN)
+    _run(root, None, "commit", "--force", PIN)
 
 
 def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
@@ -125,8 +132,10 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
     def look() -> None:
         advance(sum(_object(cache, md5).is_file() for md5 in pin.files.values()), len(pin.files))
 
-    _run(root, remote, "fetch", "--quiet", PIN, look=look)
+    _run(root, remote, "fetch", PIN, look=look)
     if not is_cached(cache, pin.version):
+        if _lacks_bucket(root, remote):
+            raise InputError(_no_bucket(remote))
         raise InputError(
             f"{remote.url} does not hold version {pin.version}; push it from where it is (`fusion data push`), or "
             "bring it in with `fusion data import`"
@@ -137,7 +146,7 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
 def push(root: Path, remote: Remote) -> None:
     """Push the pinned version to a remote; raises InputError."""
     _check_remote(remote)
-    _run(root, remote, "push", "--quiet", PIN)
+    _run(root, remote, "push", PIN)
 
 
 def missing_on_remote(root: Path, remote: Remote) -> int:
@@ -160,6 +169,30 @@ def _check_remote(remote: Remote) -> None:
         )
     if "://" not in remote.url and not Path(remote.url).is_absolute():
         raise InputError(f"{remote.origin} gives {remote.url!r} as the remote; give s3://BUCKET/PREFIX or a whole path")
+
+
+def _no_bucket(remote: Remote) -> str:
+    mend = f"check {REMOTE_VARIABLE}" if remote.origin == REMOTE_VARIABLE else "check the address"
+    return f"there is no bucket for {remote.url}; create it, or {mend} (`dvc remote modify --local`)"
+
+
+def _lacks_bucket(root: Path, remote: Remote) -> bool:
+    """Whether S3 says that it has no such bucket, where DVC's fetch takes that for a bucket without this version."""
+    if not remote.url or not remote.url.startswith("s3://"):
+        return False
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    given = _config(root).get("remote", {}).get(remote.name, {})
+    session = {key: given[name] for name, key in _SESSION.items() if name in given}
+    try:
+        client = boto3.Session(**session).client("s3", endpoint_url=given.get("endpointurl"))
+        client.head_bucket(Bucket=remote.url.removeprefix("s3://").partition("/")[0])
+    except ClientError as error:
+        return str(error.response.get("Error", {}).get("Code")) in ("404", "NoSuchBucket")
+    except (BotoCoreError, ValueError):
+        return False
+    return False
 
 
 def _config(root: Path) -> dict[str, Any]:
@@ -227,9 +260,8 @@ def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
 def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
     """DVC's complaint as one line: what, where, what to do."""
     where = remote.url if remote else str(root)
-    mend = f"check {REMOTE_VARIABLE}" if remote and remote.origin == REMOTE_VARIABLE else "check the remote's url"
     if "NoSuchBucket" in said or "bucket does not exist" in said:
-        return f"there is no bucket for {where}; create it, or {mend} (`dvc remote modify --local`)"
+        return _no_bucket(remote) if remote else "there is no bucket"
     if _CREDENTIALS.search(said):
         return (
             f"S3 refuses the credentials for {where}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

@@ -12,7 +12,7 @@ from components.ingest.dvc_command import cache_folder as dvc_cache_folder
 from components.ingest.git_source import GitSource
 from components.ingest.layout import check_pairs, find_images, is_image_path
 from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing, write_pin
-from components.ingest.source import FolderSource, Source
+from components.ingest.source import AddedSource, FolderSource, Source
 from components.ingest.staging import Advance, Staged, clear, full_disk_told, listing, put_in_place, stage, staging
 from components.ingest.version import tree_version
 from model.errors import InputError
@@ -58,6 +58,7 @@ def import_dataset(
     root: Path,
     spec: str | None,
     new_version: bool = False,
+    add: bool = False,
     force: bool = False,
     advance: Advance = lambda *_: None,
     remote: str | None = None,
@@ -65,10 +66,11 @@ def import_dataset(
     """Bring the dataset of `spec` into `data`, whole or not at all, verified against `data.dvc`.
 
     `spec` is "git", "git+URL[@COMMIT]", "remote", an address of a DVC remote, a folder or an archive; None is what the
-    pinned version was made from. `new_version` pins what comes instead of verifying it; `force` drops files in `data`
-    that no version has; `remote` names the DVC remote to use. Raises DatasetMismatch, or InputError for whatever is
-    wrong with the source or the place.
+    pinned version was made from. `new_version` pins what comes instead of verifying it, `add` keeps what `data` holds,
+    too; `force` drops files in `data` that no version has; `remote` names the DVC remote. Raises DatasetMismatch, or
+    InputError for whatever is wrong with the source or the place.
     """
+    new_version = new_version or add
     pin = read_pin(root) if new_version else require_listing(read_pin(root), root)
     spec = spec or (GIT if "git" in _origin(pin) else REMOTE)
     target = root / DATA
@@ -77,10 +79,14 @@ def import_dataset(
         if not new_version and here == pin.files:
             clear(aside)
             return Imported(pin, None, None, [], _cached(root, pin))
-        if not _is_folder(spec, target) and not force:
+        if not add and not _is_folder(spec, target) and not force:
             _check_nothing_is_lost(here, pin)
         source = open_source(spec, root, pin, aside, new_version, advance, remote)
         found = find_images(source.paths(), source.name)
+        if add:
+            kept = FolderSource(target)
+            there = find_images(kept.paths(), kept.name) if here else {}
+            source, found = AddedSource(source, found, kept), there | found
         if new_version:
             check_pairs(found, source.name)
         staged = stage(source, found, pin.files, aside / "tree", advance)

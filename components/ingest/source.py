@@ -77,5 +77,27 @@ class FolderSource:
         return {"folder": self._folder.resolve().name}
 
 
+class AddedSource:
+    """Images of a source added to those of a folder; where both have one, the source's counts."""
+
+    def __init__(self, added: Source, found: Mapping[str, str], kept: Source) -> None:
+        """`found` says which images, by relative path, are the added ones."""
+        self.name = added.name
+        self._added, self._found, self._kept = added, found, kept
+
+    def paths(self) -> list[str]:
+        """The paths of both."""
+        return [*self._added.paths(), *self._kept.paths()]
+
+    def read(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+        """Read each image where it is."""
+        yield from self._kept.read({key: path for key, path in wanted.items() if key not in self._found})
+        yield from self._added.read({key: path for key, path in wanted.items() if key in self._found})
+
+    def provenance(self) -> dict[str, str]:
+        """Where the added ones come from; the pin's `earlier` says what they were added to."""
+        return {f"added_{name}": value for name, value in self._added.provenance().items()}
+
+
 def _refuse_unreadable(error: OSError) -> None:
     raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions")

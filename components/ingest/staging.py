@@ -5,14 +5,14 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.ingest.check import BadImage, check_image
-from components.ingest.layout import order, partner
+from components.ingest.check import BadImage, ImageFacts, check_image
+from components.ingest.layout import is_image_path, order, pair_of, partner, subject_of
 from components.ingest.pin import DATA
 from components.ingest.source import Source
 from components.ingest.version import data_files, file_md5
@@ -20,6 +20,7 @@ from model.errors import InputError
 
 Advance = Callable[..., None]
 
+_FEW = 0.005  # of the pixels; below it neither image shows bone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,6 +47,7 @@ def staging(root: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(f"another import is at work in {folder}; wait for it to end") from None
+            _put_back(folder, root / DATA)
             yield folder
 
 
@@ -65,7 +67,7 @@ def stage(
     target.mkdir(exist_ok=True)
     files = _kept(found, pinned, target)
     size = sum((target / path).stat().st_size for path in files)
-    sizes: dict[str, tuple[int, int]] = {}
+    facts: dict[str, ImageFacts] = {}
     faults: dict[str, str] = {}
     known = {md5: path for path, md5 in pinned.items()}
     advance(len(files), len(found))
@@ -74,7 +76,7 @@ def stage(
         if pinned.get(path) != md5:
             try:
                 _check_identity(path, known.get(md5))
-                sizes[path] = check_image(content, path.split("/")[1])
+                facts[path] = check_image(content, path.split("/")[1])
             except BadImage as error:
                 faults[path] = str(error)
         (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def stage(
         files[path] = md5
         size += len(content)
         advance(len(files), len(found))
-    return Staged(files, size, _with_pair_faults(files, sizes, faults, target))
+    return Staged(files, size, _with_pair_faults(files, facts, faults, target))
 
 
 def put_in_place(staged: Path, tree: Path, target: Path) -> None:
@@ -97,6 +99,12 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
+
+
+def _put_back(staged: Path, target: Path) -> None:
+    """Undo the first of the two renames of `put_in_place` if the machine stopped between them."""
+    if not target.exists() and (staged / "old").exists():
+        (staged / "old").rename(target)
 
 
 @contextmanager
@@ -160,23 +168,44 @@ def _check_identity(path: str, known: str | None) -> None:
 
 
 def _with_pair_faults(
-    files: Mapping[str, str], sizes: Mapping[str, tuple[int, int]], faults: dict[str, str], target: Path
+    files: Mapping[str, str], facts: Mapping[str, ImageFacts], faults: dict[str, str], target: Path
 ) -> dict[str, str]:
     """The faults, and those that only show beside the partner or the rest of the collection."""
     found = dict(faults)
-    usual: dict[str, tuple[int, int]] = {}
-    for collection in {path.split("/")[0] for path in sizes}:
-        count = Counter(size for path, size in sizes.items() if path.startswith(f"{collection}/"))
-        kept = next((path for path in sorted(files) if path.startswith(f"{collection}/") and path not in sizes), None)
-        usual[collection] = (
-            check_image((target / kept).read_bytes(), kept.split("/")[1])
-            if kept is not None and kept not in faults
-            else count.most_common(1)[0][0]
-        )
-    for path, size in sizes.items():
-        expected = usual[path.split("/")[0]]
-        if size != expected:
-            found.setdefault(path, f"{size[0]}x{size[1]} pixels, where the others have {expected[0]}x{expected[1]}")
+    usual = _usual_sizes(files, facts, target)
+    for path, own in facts.items():
+        width, height = usual[path.split("/")[0]]
+        if own.size != (width, height):
+            found.setdefault(path, f"{own.size[0]}x{own.size[1]} pixels, where the others have {width}x{height}")
         if files.get(partner(path)) == files[path]:
             found.setdefault(path, f"mislabelled: the same image as {partner(path)}")
+    for path in _swapped(facts):
+        found.setdefault(path, "mislabelled: all MRI of this subject have more bone-white than its CT, as if swapped")
     return dict(sorted(found.items(), key=lambda item: order(item[0])))
+
+
+def _usual_sizes(files: Mapping[str, str], facts: Mapping[str, ImageFacts], target: Path) -> dict[str, tuple[int, int]]:
+    """The size that the images of each collection have: of a pinned one, or the most frequent among the new."""
+    usual = {}
+    for collection in {path.split("/")[0] for path in facts}:
+        there = [path for path in sorted(files) if path.startswith(f"{collection}/")]
+        known = next((path for path in there if path not in facts and is_image_path(path)), None)
+        try:
+            own = check_image((target / known).read_bytes(), known.split("/")[1]).size if known else None
+        except BadImage:
+            own = None
+        usual[collection] = own or Counter(facts[path].size for path in there if path in facts).most_common(1)[0][0]
+    return usual
+
+
+def _swapped(facts: Mapping[str, ImageFacts]) -> list[str]:
+    """The CT images of subjects whose every new MRI is more than twice as bright as its CT.
+
+    Over the atlas (184 pairs) and the phantom every CT has at least twice the share of its MRI.
+    """
+    subjects: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for path, own in facts.items():
+        other = facts.get(partner(path))
+        if path.startswith("CT-MRI/CT/") and other is not None:
+            subjects[subject_of(pair_of(path)[1])].append((path, other.bright > 2 * own.bright + _FEW))
+    return [path for pairs in subjects.values() if all(swapped for _, swapped in pairs) for path, _ in pairs]
