@@ -87,7 +87,7 @@ def import_(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SOURCE]",
+            metavar="SOURCE",
             help="git (the public repository, at the pinned commit), git+URL@COMMIT, a folder, an archive (.zip, .tar, "
             ".tar.gz, .tar.bz2, .tar.xz), remote (DVC's), or s3://BUCKET/PREFIX (a DVC remote); default: git, or "
             "remote for a version that did not come from git.",

@@ -48,7 +48,11 @@ def staging(root: Path) -> Iterator[Path]:
             except OSError:
                 raise InputError(f"another import is at work in {folder}; wait for it to end") from None
             _put_back(folder, root / DATA)
-            yield folder
+            try:
+                yield folder
+            finally:
+                if not _worth_continuing(folder):
+                    clear(folder)
 
 
 def clear(staged: Path) -> None:
@@ -99,6 +103,11 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
+
+
+def _worth_continuing(staged: Path) -> bool:
+    """Whether a later attempt would find anything to use: images, a fetched repository, the older data."""
+    return any(next(staged.glob(kept), None) for kept in ("tree/*/*/*.png", "source.git/objects/pack/*.pack", "old"))
 
 
 def _put_back(staged: Path, target: Path) -> None:

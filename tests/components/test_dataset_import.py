@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,6 +44,7 @@ def test_no_member_that_is_let_in_leads_out(name):
     assert Path("/base", path).resolve().is_relative_to("/base")
 
 
+@settings(max_examples=40)
 @given(listings())
 def test_a_listing_comes_back_from_its_file(tmp_path_factory, files):
     place = tmp_path_factory.mktemp("pin") / PAIRS
@@ -53,6 +54,7 @@ def test_a_listing_comes_back_from_its_file(tmp_path_factory, files):
     assert sum(pairs_by_collection(files).values()) * 2 == len(files)
 
 
+@settings(max_examples=40)
 @given(listings(), listings())
 def test_what_differs_is_told_once_and_both_ways(old, new):
     there, back = compare_files(old, new), compare_files(new, old)
