@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from model.errors import InputError, one_line
+from pipelines.data import app as data
 from pipelines.parameters import PROFILES, described
 
 app = typer.Typer(
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Make datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 weights = typer.Typer(
     help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
@@ -241,24 +241,6 @@ def table(
     from pipelines.table import make_table
 
     make_table(output, protocol, data, methods, split, vgg, published)
-
-
-@data.command()
-def phantom(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", readable=False)],
-    subjects: Annotated[int, typer.Option(help="How many subjects.")] = 8,
-    slices: Annotated[int, typer.Option(help="How many slices each.")] = 8,
-    size: Annotated[int, typer.Option(help="Side of a slice in pixels, a multiple of 32.")] = 256,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 3407,
-) -> None:
-    """Write the phantom dataset. It holds CT-MR pairs: slices of synthetic heads, with ground truth."""
-    from components.ingest.phantom import PhantomConfig, write_phantom
-    from pipelines.display import progress_bar
-
-    config = PhantomConfig(subjects=subjects, slices=slices, size=size, seed=seed)
-    with progress_bar("phantom") as advance:
-        write_phantom(folder, config, advance)
-    typer.echo(f"wrote {subjects * slices} pairs of {subjects} subjects to {folder}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.ingest.layout import COLLECTIONS
 from components.ingest.listing import check_version, part_of
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import SCHEME, fetch_version, parse_remote
@@ -16,11 +17,8 @@ from components.progress import Progress
 from model.errors import InputError
 
 PHANTOM = "phantom"
-COLLECTIONS = {"CT-MRI": ("CT", "MRI"), "PET-MRI": ("PET", "MRI"), "SPECT-MRI": ("SPECT", "MRI")}
 COLLECTION = "CT-MRI"
 MODALITIES = COLLECTIONS[COLLECTION]
-# Their images are in colour: a scale that somebody gave the counts.
-COLOUR_MODALITIES = ("PET", "SPECT")
 MANIFEST_COLUMNS = ("path", "collection", "modality", "name", "subject", "slice", "bytes", "md5")
 
 _NAME = re.compile(r"^(?P<subject>\w+?)(?P<slice>\d{3})\.png$")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.ingest.dataset import COLOUR_MODALITIES
+from components.ingest.layout import IN_COLOUR
 from components.preprocess.registration import register_rigid
 from components.validate.measurements import BACKGROUND_LEVEL
 from model.errors import InputError
@@ -69,7 +69,7 @@ class Source:
     @property
     def colour(self) -> bool:
         """Whether the first modality is in colour."""
-        return self.folders[0].name in COLOUR_MODALITIES
+        return self.folders[0].name in IN_COLOUR
 
     def pair(self, name: str) -> tuple[Pixels, dict[str, Any]]:
         """Both images of a pair, uint8 (2, H, W), of a colour image the luma; and what was done to them, for the index.
@@ -151,7 +151,7 @@ def _percentiles(counts: np.ndarray, modality: str) -> tuple[int, int]:
 
 def _levels(path: Path) -> tuple[Pixels, Pixels | None]:
     """Luma, and chroma if the modality (the folder's name) is one in colour; InputError for colour where none is."""
-    return read_luma_bytes(path) if path.parent.name in COLOUR_MODALITIES else (read_grey_bytes(path), None)
+    return read_luma_bytes(path) if path.parent.name in IN_COLOUR else (read_grey_bytes(path), None)
 
 
 def _told(image: Pixels) -> str:

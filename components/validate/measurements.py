@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.dataset import COLOUR_MODALITIES
+from components.ingest.layout import IN_COLOUR
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def measure_images(folder: Path) -> pd.DataFrame:
     table = pd.concat([manifest, measured.astype(_MEASUREMENTS)], axis=1)
     table["readable"] = table["problem"].isna()
     # Missing values are passed over by the expectation that an image is grey.
-    table["grey_mode"] = table["mode"].mask(table["modality"].isin(COLOUR_MODALITIES))
+    table["grey_mode"] = table["mode"].mask(table["modality"].isin(IN_COLOUR))
     return _pair_up(table, modalities)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.dataset import COLOUR_MODALITIES
+from components.ingest.layout import IN_COLOUR
 from components.validate.measurements import BACKGROUND_LEVEL, measure_images, read_facts
 from components.validate.report import Finding, ValidationReport
 from model.errors import InputError
@@ -85,7 +85,7 @@ def _checks(table: pd.DataFrame, min_pairs: int, wanted: int) -> list[_Check]:
         gx.ExpectColumnUniqueValueCountToBeBetween,
     )
     size = next(iter(table["size"].mode()), "none")
-    colour = table["modality"].isin(COLOUR_MODALITIES)
+    colour = table["modality"].isin(IN_COLOUR)
     return [
         critical("Every file is a readable PNG image.", "unreadable", gx.ExpectColumnValuesToBeNull, column="problem"),
         critical(

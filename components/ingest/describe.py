@@ -1,0 +1,208 @@
+"""A description of a data folder for people: pairs of each subject, grey levels of each modality, a contact sheet."""
+
+import base64
+import csv
+import io
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from components.ingest.check import BadImage, check_image
+from components.ingest.contact_sheet import Cell, draw_sheet, spread
+from components.ingest.histogram import draw_histogram
+from components.ingest.layout import COLLECTIONS, check_pairs, find_images, image_path, order, pair_of, subject_of
+from components.ingest.source import FolderSource
+from components.ingest.version import file_md5, tree_version
+from model.errors import InputError
+
+PICTURES = 10
+FILES = ("description.html", "contact-sheet.png", "pairs.csv", "description.json")
+_PERCENTILES = (5, 50, 95)
+
+
+@dataclass
+class Levels:
+    """What the images of one modality of one collection have: luma counts (256,), how many images, sizes, colour."""
+
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    images: int = 0
+    in_colour: int = 0
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, image: Image.Image) -> None:
+        """Count one image in."""
+        self.counts += np.bincount(np.asarray(image.convert("L")).ravel(), minlength=256)
+        self.images += 1
+        self.sizes.add(image.size)
+        if image.mode == "RGB":
+            colour = np.asarray(image)
+            self.in_colour += bool((colour != colour[..., :1]).any())
+
+    def facts(self) -> dict[str, Any]:
+        """Statistics of the luma, 0 to 255; percentiles are of what is not black, shares of all pixels."""
+        total, levels = int(self.counts.sum()), np.arange(256)
+        mean = float((self.counts * levels).sum() / total)
+        deviation = float(np.sqrt((self.counts * (levels - mean) ** 2).sum() / total))
+        lit = np.cumsum(self.counts[1:])
+        percentiles = [int(np.searchsorted(lit, lit[-1] * q / 100) + 1) if lit[-1] else 0 for q in _PERCENTILES]
+        return {
+            "images": self.images,
+            "in_colour": self.in_colour,
+            "sizes": [f"{width}x{height}" for width, height in sorted(self.sizes)],
+            "mean": round(mean, 2),
+            "standard_deviation": round(deviation, 2),
+            "percentiles": dict(zip(map(str, _PERCENTILES), percentiles, strict=True)),
+            "levels": int((self.counts > 0).sum()),
+            "black": round(float(self.counts[0] / total), 4),
+            "saturated": round(float(self.counts[255] / total), 4),
+            "histogram": self.counts.tolist(),
+        }
+
+
+def describe_folder(folder: Path, output: Path, advance: Callable[..., None] = lambda *_: None) -> dict[str, Any]:
+    """Write `FILES` into the folder `output`, and return the description.
+
+    The folder appears whole; it must be new, empty, or hold an older description. Raises InputError if `folder` is no
+    dataset, an image cannot be read, or `output` holds anything else.
+    """
+    _check_output(output)
+    if not folder.is_dir():
+        raise InputError(
+            f"no such data folder: {folder}; `fusion data import` makes data/, `fusion data phantom` a phantom"
+        )
+    source = FolderSource(folder)
+    found = find_images(source.paths(), source.name)
+    check_pairs(found, source.name)
+    levels: dict[tuple[str, str], Levels] = defaultdict(Levels)
+    md5s = {}
+    paths = sorted(found, key=order)
+    for done, path in enumerate(paths, 1):
+        collection, modality, _ = path.split("/")
+        levels[collection, modality].add(_read(folder / found[path], modality))
+        md5s[path] = file_md5(folder / found[path])
+        advance(done, len(paths))
+    collections = _collections(paths, levels)
+    described = {"version": tree_version(md5s.items()), "collections": collections}
+    sheet = draw_sheet(
+        [
+            (collection["name"], COLLECTIONS[collection["name"]], _cells(folder, found, collection))
+            for collection in collections
+        ]
+    )
+    _write(described, sheet, output)
+    return described
+
+
+def _collections(paths: list[str], levels: dict[tuple[str, str], Levels]) -> list[dict[str, Any]]:
+    pairs: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for collection, pair in sorted({pair_of(path) for path in paths}, key=lambda key: (key[0], order(key[1]))):
+        pairs[collection][subject_of(pair)].append(pair)
+    return [
+        {
+            "name": collection,
+            "pairs": sum(len(names) for names in subjects.values()),
+            "subjects": [
+                {
+                    "subject": subject,
+                    "pairs": len(names),
+                    "first": names[0][-3:],
+                    "last": names[-1][-3:],
+                    "names": names,
+                }
+                for subject, names in subjects.items()
+            ],
+            "modalities": {modality: levels[collection, modality].facts() for modality in COLLECTIONS[collection]},
+        }
+        for collection, subjects in pairs.items()
+    ]
+
+
+def _cells(folder: Path, found: dict[str, str], collection: dict[str, Any]) -> list[Cell]:
+    """Pairs for the contact sheet, spread over the subjects and, where these are few, over their slices."""
+    subjects = spread(collection["subjects"], PICTURES)
+    names = []
+    for place, subject in enumerate(subjects):
+        share = PICTURES // len(subjects) + (place < PICTURES % len(subjects))
+        names += spread(subject["names"], share)
+    return [
+        Cell(
+            name,
+            tuple(
+                _read(folder / found[image_path(collection["name"], modality, name)], modality)
+                for modality in COLLECTIONS[collection["name"]]
+            ),
+        )
+        for name in names
+    ]
+
+
+def _read(path: Path, modality: str) -> Image.Image:
+    try:
+        content = path.read_bytes()
+        check_image(content, modality)
+    except BadImage as error:
+        raise InputError(f"{path} is unfit: {error}; mend or remove it") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    return Image.open(io.BytesIO(content))
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir() and (other := sorted({path.name for path in output.iterdir()} - set(FILES))):
+        raise InputError(f"{output} holds {other[0]}, no description; choose a new or empty folder")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; choose a folder")
+
+
+def _write(described: dict[str, Any], sheet: Image.Image, output: Path) -> None:
+    aside, old = (output.with_name(f"{output.name}.{kind}") for kind in ("partial", "old"))
+    for each in (aside, old):
+        shutil.rmtree(each, ignore_errors=True)
+    aside.mkdir(parents=True)
+    sheet.save(aside / "contact-sheet.png", optimize=True)
+    (aside / "description.json").write_text(json.dumps(described, indent=1) + "\n")
+    with (aside / "pairs.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("collection", "subject", "pairs", "first_slice", "last_slice"))
+        for collection in described["collections"]:
+            for each in collection["subjects"]:
+                writer.writerow((collection["name"], each["subject"], each["pairs"], each["first"], each["last"]))
+    picture = "data:image/png;base64," + base64.b64encode((aside / "contact-sheet.png").read_bytes()).decode()
+    (aside / "description.html").write_text(_page(described, sheet, picture), encoding="utf-8")
+    if output.exists():
+        output.rename(old)
+    aside.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _page(described: dict[str, Any], sheet: Image.Image, picture: str) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    histograms = {
+        collection["name"]: draw_histogram(
+            {name: np.array(facts["histogram"]) for name, facts in collection["modalities"].items()}
+        )
+        for collection in described["collections"]
+    }
+    return environment.get_template("description.html.j2").render(
+        described=described,
+        pairs=sum(collection["pairs"] for collection in described["collections"]),
+        most=max(each["pairs"] for collection in described["collections"] for each in collection["subjects"]),
+        histograms=histograms,
+        sheet=picture,
+        width=sheet.width,
+        height=sheet.height,
+    )

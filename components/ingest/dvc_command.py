@@ -1,0 +1,279 @@
+"""DVC as a library in a process of its own: its cache and its remotes, and its errors as one line."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.ingest.pin import PIN, Pin
+from components.ingest.staging import Advance
+from components.ingest.version import tree_version
+from model.errors import InputError, one_line
+
+REMOTE_VARIABLE = "ATLAS_FUSION_REMOTE"
+
+_FROM_ENVIRONMENT = "atlas-fusion-environment"
+_CREDENTIALS = re.compile(
+    r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|Forbidden|\b40[13]\b|locate credentials|"
+    r"ExpiredToken|InvalidToken|AuthFailure|PartialCredentials|config profile .* could not be found|not authorized"
+)
+_SESSION = {
+    "profile": "profile_name",
+    "region": "region_name",
+    "access_key_id": "aws_access_key_id",
+    "secret_access_key": "aws_secret_access_key",
+    "session_token": "aws_session_token",
+}
+_SECONDS_BETWEEN_LOOKS = 0.3
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where DVC pushes to and pulls from: its name, its address, and who said so; `url` is None without any remote."""
+
+    name: str | None
+    url: str | None
+    origin: str
+
+
+class CacheSource:
+    """A version in DVC's cache."""
+
+    def __init__(self, cache: Path, version: str) -> None:
+        self.name = f"the DVC cache {cache}"
+        self._cache, self._version = cache, version
+        self.files = read_cached(cache, version)
+
+    def paths(self) -> list[str]:
+        """The paths that the version lists."""
+        return list(self.files)
+
+    def read(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+        """Read the objects."""
+        for key, path in wanted.items():
+            place = _object(self._cache, self.files[path])
+            try:
+                yield key, place.read_bytes()
+            except OSError as error:
+                raise InputError(
+                    f"{place} is not in the DVC cache ({error.strerror}); run `fusion data pull`"
+                ) from None
+
+    def provenance(self) -> dict[str, str]:
+        """Nothing: a version in the cache is pinned already."""
+        return {}
+
+
+def configured_remote(root: Path, name: str | None = None) -> Remote:
+    """The remote that pull and push use: the one named, or of the environment, or DVC's default one."""
+    url = os.environ.get(REMOTE_VARIABLE)
+    if name is None and url:
+        return Remote(_FROM_ENVIRONMENT, url, REMOTE_VARIABLE)
+    config = _config(root)
+    name = name or config.get("core", {}).get("remote")
+    remotes = config.get("remote", {})
+    if name is None:
+        return Remote(None, None, "DVC's configuration")
+    if name not in remotes:
+        there = f"there are {', '.join(sorted(remotes))}" if remotes else "there is none"
+        raise InputError(f"DVC has no remote {name}; {there}, and `dvc remote add {name} s3://BUCKET/PREFIX` adds one")
+    return Remote(name, str(remotes[name].get("url", "")), "DVC's configuration")
+
+
+def remote_at(url: str, origin: str = "the command line") -> Remote:
+    """A remote by its address alone."""
+    return Remote(_FROM_ENVIRONMENT, url, origin)
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC keeps its objects for this checkout."""
+    directory = _config(root).get("cache", {}).get("dir")
+    return (root / ".dvc" / directory if directory else root / ".dvc" / "cache") / "files" / "md5"
+
+
+def read_cached(cache: Path, version: str) -> dict[str, str]:
+    """Relative path -> MD5 of a version in the cache, empty where it is not; InputError if it is damaged."""
+    import json
+
+    place = _object(cache, version)
+    try:
+        files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(place.read_bytes())}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        files = {}
+    if tree_version(files.items()) != version:
+        raise InputError(f"{place} in the DVC cache is damaged; remove it and run `fusion data pull`")
+    return files
+
+
+def is_cached(cache: Path, version: str) -> bool:
+    """Whether the cache holds the version with every one of its objects."""
+    files = read_cached(cache, version)
+    return bool(files) and all(_object(cache, md5).is_file() for md5 in files.values())
+
+
+def into_cache(root: Path) -> None:
+    """Put what lies in `data` into DVC's cache; it must be what `data.dvc` pins, which then stays as it is."""
+    _run(root, None, "commit", "--force", PIN)
+
+
+def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
+    """Fetch the pinned version from a remote into the cache, and return the cache; raises InputError, and resumes."""
+    cache = cache_folder(root)
+    _check_remote(remote)
+
+    def look() -> None:
+        advance(sum(_object(cache, md5).is_file() for md5 in pin.files.values()), len(pin.files))
+
+    _run(root, remote, "fetch", PIN, look=look)
+    if not is_cached(cache, pin.version):
+        if _lacks_bucket(root, remote):
+            raise InputError(_no_bucket(remote))
+        raise InputError(
+            f"{remote.url} does not hold version {pin.version}; push it from where it is (`fusion data push`), or "
+            "bring it in with `fusion data import`"
+        )
+    return cache
+
+
+def push(root: Path, remote: Remote) -> None:
+    """Push the pinned version to a remote; raises InputError."""
+    _check_remote(remote)
+    _run(root, remote, "push", PIN)
+
+
+def missing_on_remote(root: Path, remote: Remote) -> int:
+    """How many files of the cached version the remote lacks; raises InputError if it cannot be asked."""
+    import json
+
+    _check_remote(remote)
+    told = _run(root, remote, "status", "--cloud", "--json", PIN)
+    return sum(state in ("new", "missing") for state in json.loads(told or "{}").values())
+
+
+def _object(cache: Path, md5: str) -> Path:
+    return cache / md5[:2] / md5[2:]
+
+
+def _check_remote(remote: Remote) -> None:
+    if not remote.url:
+        raise InputError(
+            f"DVC has no default remote here; set {REMOTE_VARIABLE}=s3://BUCKET/PREFIX, or `dvc remote add --default`"
+        )
+    if "://" not in remote.url and not Path(remote.url).is_absolute():
+        raise InputError(f"{remote.origin} gives {remote.url!r} as the remote; give s3://BUCKET/PREFIX or a whole path")
+
+
+def _no_bucket(remote: Remote) -> str:
+    mend = f"check {REMOTE_VARIABLE}" if remote.origin == REMOTE_VARIABLE else "check the address"
+    return f"there is no bucket for {remote.url}; create it, or {mend} (`dvc remote modify --local`)"
+
+
+def _lacks_bucket(root: Path, remote: Remote) -> bool:
+    """Whether S3 says that it has no such bucket, where DVC's fetch takes that for a bucket without this version."""
+    if not remote.url or not remote.url.startswith("s3://"):
+        return False
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    given = _config(root).get("remote", {}).get(remote.name, {})
+    session = {key: given[name] for name, key in _SESSION.items() if name in given}
+    try:
+        client = boto3.Session(**session).client("s3", endpoint_url=given.get("endpointurl"))
+        client.head_bucket(Bucket=remote.url.removeprefix("s3://").partition("/")[0])
+    except ClientError as error:
+        return str(error.response.get("Error", {}).get("Code")) in ("404", "NoSuchBucket")
+    except (BotoCoreError, ValueError):
+        return False
+    return False
+
+
+def _config(root: Path) -> dict[str, Any]:
+    """DVC's configuration of this checkout, all levels merged."""
+    from dvc.config import Config, ConfigError
+
+    if not (root / ".dvc").is_dir():
+        raise InputError(f"{root} has no .dvc folder; restore it with `git checkout .dvc`")
+    try:
+        return dict(Config(str(root / ".dvc"), validate=True))
+    except ConfigError as error:
+        raise InputError(f"DVC's configuration in {root / '.dvc'} cannot be read: {error}; mend it") from None
+
+
+def _run(root: Path, remote: Remote | None, *arguments: str, look: Callable[[], None] | None = None) -> str:
+    """Run DVC and return what it prints; raises InputError with one line for what it complains of."""
+    given = [*arguments, "--remote", remote.name] if remote and remote.name else [*arguments]
+    with (
+        _settings(root, remote) as settings,
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as told,
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-m", "dvc", *given],
+            cwd=root,
+            env=os.environ | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=said,
+        ) as process:
+            while look:
+                try:
+                    process.wait(_SECONDS_BETWEEN_LOOKS)
+                    break
+                except subprocess.TimeoutExpired:
+                    look()
+        said.seek(0)
+        told.seek(0)
+        if process.returncode:
+            raise InputError(_explained(said.read(), remote, arguments[0], root))
+        return told.read()
+
+
+@contextmanager
+def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
+    """The environment that tells DVC what its configuration cannot take from it: a remote's address, no git."""
+    from dvc.dirs import system_config_dir
+
+    lines = []
+    if remote and remote.name == _FROM_ENVIRONMENT:
+        lines += [f"['remote \"{remote.name}\"']", f"    url = {remote.url}"]
+    if not (root / ".git").exists():
+        lines += ["[core]", "    no_scm = true"]
+    quiet = {"DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
+    if not lines:
+        yield quiet
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        own = Path(system_config_dir(), "config")
+        before = own.read_text() if own.is_file() else ""
+        Path(folder, "config").write_text("\n".join([before, *lines, ""]))
+        yield quiet | {"DVC_SYSTEM_CONFIG_DIR": folder}
+
+
+def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
+    """DVC's complaint as one line: what, where, what to do."""
+    where = remote.url if remote else str(root)
+    if "NoSuchBucket" in said or "bucket does not exist" in said:
+        return _no_bucket(remote) if remote else "there is no bucket"
+    if _CREDENTIALS.search(said):
+        return (
+            f"S3 refuses the credentials for {where}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "to ones that may use this bucket"
+        )
+    if "Could not connect" in said or "Connect timeout" in said or "ConnectionError" in said:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the endpoint"
+        return f"cannot reach {endpoint} for {where}; check the network, and AWS_ENDPOINT_URL_S3"
+    if "No space left" in said:
+        return "the disk is full under DVC's cache; make room and run the same command again, it continues"
+    if "Unable to acquire lock" in said or "is locked" in said:
+        return "another DVC is at work in this checkout; wait for it to end"
+    errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
+    why = one_line(errors[0] if errors else (said.strip().splitlines() or ["it gave no reason"])[-1])
+    return f"dvc {task} failed for {where}: {why}; `dvc {task} -v {PIN}` tells more"

@@ -1,0 +1,217 @@
+"""Importing a version of the dataset from wherever it lies, and telling how what is here differs from the pin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.ingest.archive import open_archive
+from components.ingest.compare import FileDifference, SubjectDifference, compare_files, compare_pairs
+from components.ingest.dvc_command import CacheSource, configured_remote, fetch, into_cache, is_cached, remote_at
+from components.ingest.dvc_command import cache_folder as dvc_cache_folder
+from components.ingest.git_source import GitSource
+from components.ingest.layout import check_pairs, find_images, is_image_path
+from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing, write_pin
+from components.ingest.source import AddedSource, FolderSource, Source
+from components.ingest.staging import Advance, Staged, clear, full_disk_told, listing, put_in_place, stage, staging
+from components.ingest.version import tree_version
+from model.errors import InputError
+
+GIT, REMOTE = "git", "remote"
+
+
+class DatasetMismatch(InputError):
+    """What a source holds is not the pinned version, or unfit: which files differ, and what is wrong with which."""
+
+    def __init__(self, message: str, difference: FileDifference, faults: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.difference = difference
+        self.faults = dict(faults)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: the pin, its source (None: it was here already), the pairs that a new version changed.
+
+    `uncached` says why the version is not in DVC's cache; empty where it is.
+    """
+
+    pin: Pin
+    source: str | None
+    earlier: str | None
+    pairs: list[SubjectDifference]
+    uncached: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How what is here compares with the pin; `difference` is None without a data folder."""
+
+    pin: Pin
+    difference: FileDifference | None
+    pairs: list[SubjectDifference]
+    interrupted: bool
+    cached: bool
+
+
+def import_dataset(
+    root: Path,
+    spec: str | None,
+    new_version: bool = False,
+    add: bool = False,
+    force: bool = False,
+    advance: Advance = lambda *_: None,
+    remote: str | None = None,
+) -> Imported:
+    """Bring the dataset of `spec` into `data`, whole or not at all, verified against `data.dvc`.
+
+    `spec` is "git", "git+URL[@COMMIT]", "remote", an address of a DVC remote, a folder or an archive; None is what the
+    pinned version was made from. `new_version` pins what comes instead of verifying it, `add` keeps what `data` holds,
+    too; `force` drops files in `data` that no version has; `remote` names the DVC remote. Raises DatasetMismatch, or
+    InputError for whatever is wrong with the source or the place.
+    """
+    new_version = new_version or add
+    pin = read_pin(root) if new_version else require_listing(read_pin(root), root)
+    spec = spec or (GIT if "git" in _origin(pin) else REMOTE)
+    target = root / DATA
+    with staging(root) as aside, full_disk_told(aside):
+        here = listing(target) if target.exists() else {}
+        if not new_version and here == pin.files:
+            clear(aside)
+            return Imported(pin, None, None, [], _cached(root, pin))
+        if not add and not _is_folder(spec, target) and not force:
+            _check_nothing_is_lost(here, pin)
+        source = open_source(spec, root, pin, aside, new_version, advance, remote)
+        found = find_images(source.paths(), source.name)
+        if add:
+            kept = FolderSource(target)
+            there = find_images(kept.paths(), kept.name) if here else {}
+            source, found = AddedSource(source, found, kept), there | found
+        if new_version:
+            check_pairs(found, source.name)
+        staged = stage(source, found, pin.files, aside / "tree", advance)
+        try:
+            new = _next(pin, staged, source) if new_version else _verified(pin, staged, source)
+        except InputError:
+            clear(aside)
+            raise
+        if new != pin:
+            write_pin(root, new)
+        put_in_place(aside, aside / "tree", target)
+        clear(aside)
+    pairs = compare_pairs(pin.files, new.files)
+    return Imported(new, source.name, pin.version if new != pin else None, pairs, _cached(root, new))
+
+
+def open_source(
+    spec: str, root: Path, pin: Pin, aside: Path, new_version: bool, advance: Advance, remote_name: str | None = None
+) -> Source:
+    """The source that `spec` names; raises InputError if there is none or it cannot be opened."""
+    if spec == GIT or spec.startswith("git+"):
+        origin = _origin(pin)
+        address, _, commit = spec.removeprefix("git+").partition("@") if spec != GIT else ("", "", "")
+        if spec != GIT and not commit and "@" in spec:
+            raise InputError(f"{spec} names no commit after the @; give git+URL@COMMIT")
+        address, commit = address or str(origin.get("git", "")), commit or str(origin.get("commit", ""))
+        if not address or not commit:
+            raise InputError(f"{PIN} names no git repository and commit; give git+URL@COMMIT, or another source")
+        return GitSource(address, commit, aside / "source.git")
+    if spec == REMOTE or ("://" in spec and not Path(spec).exists()):
+        if new_version:
+            raise InputError(f"--new-version wants images of a folder, an archive or git; {spec} holds pinned versions")
+        remote = configured_remote(root, remote_name) if spec == REMOTE else remote_at(spec)
+        return CacheSource(fetch(root, remote, pin, advance), pin.version)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_file():
+        return open_archive(path)
+    raise InputError(
+        f"no such folder or archive: {spec}; give one, or {GIT}, {REMOTE}, git+URL@COMMIT, or s3://BUCKET/PREFIX"
+    )
+
+
+def look(root: Path) -> Status:
+    """Compare what is here with the pin by hashing all of it."""
+    pin = require_listing(read_pin(root), root)
+    target = root / DATA
+    here = listing(target) if target.is_dir() else None
+    return Status(
+        pin,
+        None if here is None else compare_files(pin.files, here),
+        [] if here is None else compare_pairs(pin.files, _images(here)),
+        (root / f"{DATA}.partial").exists(),
+        (root / ".dvc").is_dir() and is_cached(dvc_cache_folder(root), pin.version),
+    )
+
+
+def ensure_cached(root: Path) -> Pin:
+    """Put the pinned version into DVC's cache if it is only in `data`; raises InputError if it is in neither."""
+    pin = require_listing(read_pin(root), root)
+    if not is_cached(dvc_cache_folder(root), pin.version):
+        target = root / DATA
+        difference = compare_files(pin.files, listing(target)) if target.is_dir() else None
+        if difference is None or difference:
+            what = f"{DATA}/ differs ({difference.counts()})" if difference else f"{DATA}/ is not here"
+            raise InputError(f"{what} and the DVC cache does not hold {pin.version}; run `fusion data import` first")
+        into_cache(root)
+    return pin
+
+
+def _origin(pin: Pin) -> dict[str, Any]:
+    origin = pin.meta.get("source")
+    return dict(origin) if isinstance(origin, dict) else {}
+
+
+def _is_folder(spec: str, folder: Path) -> bool:
+    return Path(spec).is_dir() and Path(spec).resolve() == folder.resolve()
+
+
+def _images(files: Mapping[str, str]) -> dict[str, str]:
+    return {path: md5 for path, md5 in files.items() if is_image_path(path)}
+
+
+def _check_nothing_is_lost(here: Mapping[str, str], pin: Pin) -> None:
+    difference = compare_files(pin.files, here)
+    lost = difference.extra + difference.changed
+    if lost:
+        raise InputError(
+            f"{DATA}/ holds {len(lost)} files that {PIN} does not pin, such as {lost[0]}; pin them "
+            f"(`fusion data import {DATA} --new-version`), or drop them with --force"
+        )
+
+
+def _verified(pin: Pin, staged: Staged, source: Source) -> Pin:
+    difference = compare_files(pin.files, staged.files)
+    if difference:
+        raise DatasetMismatch(
+            f"{source.name} is not the pinned version {pin.version}: {difference.counts()}; give the pinned one, "
+            "or pin this one with --new-version",
+            difference,
+            staged.faults,
+        )
+    return pin
+
+
+def _next(pin: Pin, staged: Staged, source: Source) -> Pin:
+    if staged.faults:
+        first, why = next(iter(staged.faults.items()))
+        rest = f", and {len(staged.faults) - 1} more are unfit" if len(staged.faults) > 1 else ""
+        raise DatasetMismatch(
+            f"{first} in {source.name} is unfit: {why}{rest}; mend them, nothing was imported",
+            FileDifference((), (), ()),
+            staged.faults,
+        )
+    if tree_version(staged.files.items()) == pin.version:
+        return pin
+    return next_pin(pin, staged.files, staged.size, source.provenance())
+
+
+def _cached(root: Path, pin: Pin) -> str:
+    """Put the version into DVC's cache, so that `dvc push` and `dvc status` know it; why not, if that fails."""
+    try:
+        if not is_cached(dvc_cache_folder(root), pin.version):
+            into_cache(root)
+    except InputError as error:
+        return str(error)
+    return ""

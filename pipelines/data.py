@@ -1,0 +1,277 @@
+"""The `fusion data` commands: bring the dataset in, compare it with its pin, share it, look at it, make a phantom."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model.errors import one_line
+
+if TYPE_CHECKING:
+    from components.ingest.compare import FileDifference, SubjectDifference
+
+SHOWN = 10
+_DIFFERS = 1
+
+app = typer.Typer(
+    help="Bring the dataset in, verify and share it.\n\nOn a fresh clone: status, then import (from the public git "
+    "repository), then status again. data.dvc pins one exact version; data/ holds all of it or is not there.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Remote = Annotated[
+    str | None,
+    typer.Option(
+        help="DVC remote by name; default: the address in ATLAS_FUSION_REMOTE, or DVC's default remote.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def status(
+    cloud: Annotated[bool, typer.Option("--cloud", help="Ask the remote, too, what it lacks.")] = False,
+    remote: Remote = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is pinned, and whether it is here.
+
+    Tells of data/, of the DVC cache, and of the remote that pull and push use.
+    """
+    from components.ingest.dvc_command import configured_remote, missing_on_remote
+    from components.ingest.importing import look
+    from components.ingest.pin import find_root
+
+    root = find_root(Path())
+    found, place = look(root), configured_remote(root, remote)
+    lacks = missing_on_remote(root, place) if cloud else None
+    if as_json:
+        facts = {
+            "version": found.pin.version,
+            "pairs": found.pin.meta.get("pairs"),
+            "present": found.difference is not None,
+            "complete": found.difference is not None and not found.difference,
+            "difference": found.difference.by_kind() if found.difference else None,
+            "interrupted_import": found.interrupted,
+            "cached": found.cached,
+            "remote": place.url,
+            "missing_on_remote": lacks,
+        }
+        _print_json(facts)
+        return
+    _say("pinned", f"{found.pin.version}: {found.pin.pairs()}, {found.pin.size / 1e6:.1f} MB")
+    if found.difference is None:
+        _say("data/", "not here; `fusion data import` brings it in, or `fusion data pull` from the remote")
+    elif found.difference:
+        _say("data/", f"differs from the pin: {found.difference.counts()}")
+        _print_files(found.difference, {})
+        _print_pairs(found.pairs)
+        _say("", "`fusion data import` restores it; `fusion data import data --new-version` pins it as it is")
+    else:
+        _say("data/", "complete, as pinned")
+    if found.interrupted:
+        _say("", "an interrupted import waits in data.partial/; the same import continues it")
+    _say("DVC cache", "holds this version" if found.cached else "does not hold this version")
+    lacking = "" if lacks is None else "; lacks nothing" if lacks == 0 else f"; lacks {lacks} files, `fusion data push`"
+    asked = "; not asked, --cloud does" if lacks is None else lacking
+    told = f"{place.url}, by {place.origin}{asked}" if place.url else "none; set ATLAS_FUSION_REMOTE=s3://BUCKET/PREFIX"
+    _say("remote", told)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="git (the public repository, at the pinned commit), git+URL@COMMIT, a folder, an archive (.zip, .tar, "
+            ".tar.gz, .tar.bz2, .tar.xz), remote (DVC's), or s3://BUCKET/PREFIX (a DVC remote); default: git, or "
+            "remote for a version that did not come from git.",
+            show_default=False,
+        ),
+    ] = None,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="Pin what comes as a new version: rewrites data.dvc, data.pairs.csv.")
+    ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Pin a new version of what data/ holds and these images beside it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Drop files in data/ that no version has.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fill data/ with the pinned version, verified.
+
+    Nothing appears in data/ before all of it is verified; an interrupted import continues when it is run again. If the
+    source differs from the pin, the files that do are listed, and nothing changes.
+    """
+    _bring(source, new_version, add, force, as_json)
+
+
+@app.command()
+def pull(remote: Remote = None) -> None:
+    """Fetch the pinned version from the DVC remote."""
+    from components.ingest.importing import REMOTE
+
+    _bring(REMOTE, remote=remote)
+
+
+@app.command()
+def push(remote: Remote = None) -> None:
+    """Store the pinned version on the DVC remote."""
+    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_command import push as push_to
+    from components.ingest.importing import ensure_cached
+    from components.ingest.pin import find_root
+    from pipelines.display import progress_bar
+
+    root = find_root(Path())
+    place = configured_remote(root, remote)
+    with progress_bar("push"):
+        pin = ensure_cached(root)
+        push_to(root, place)
+    typer.echo(f"{place.url} holds version {pin.version}: {pin.pairs()}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Data folder; default: data/ of this checkout.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hash every file; name those not as pinned.
+
+    Exits with 1 if any is missing, extra or changed.
+    """
+    from components.ingest.compare import compare_files
+    from components.ingest.pin import DATA, find_root, read_pin, require_listing
+    from components.ingest.staging import listing
+    from pipelines.display import progress_bar
+
+    root = find_root(Path())
+    pin = require_listing(read_pin(root), root)
+    folder = folder or root / DATA
+    with progress_bar("verify") as advance:
+        difference = compare_files(pin.files, listing(folder, advance))
+    if as_json:
+        _print_json({"version": pin.version, "equal": not difference, "difference": difference.by_kind()})
+    elif difference:
+        typer.echo(f"{folder} is not version {pin.version}: {difference.counts()}")
+        _print_files(difference, {})
+    else:
+        typer.echo(f"{folder} is version {pin.version}: all {pin.nfiles} files are as pinned")
+    if difference:
+        sys.exit(_DIFFERS)
+
+
+@app.command()
+def describe(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the description to.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Data folder; default: data/ of this checkout.", show_default=False)
+    ] = None,
+) -> None:
+    """Draw what it holds: pairs, histograms, pictures.
+
+    Writes description.html with everything in one page, contact-sheet.png, pairs.csv and description.json.
+    """
+    from components.ingest.describe import describe_folder
+    from components.ingest.pin import DATA, find_root
+    from pipelines.display import progress_bar
+
+    folder = folder or find_root(Path()) / DATA
+    with progress_bar("describe") as advance:
+        description = describe_folder(folder, output, advance)
+    for collection in description["collections"]:
+        typer.echo(f"{collection['name']:<10} {collection['pairs']} pairs of {len(collection['subjects'])} subjects")
+    typer.echo(f"wrote {output / 'description.html'}, contact-sheet.png, pairs.csv, description.json")
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", readable=False)],
+    subjects: Annotated[int, typer.Option(help="How many subjects.")] = 8,
+    slices: Annotated[int, typer.Option(help="How many slices each.")] = 8,
+    size: Annotated[int, typer.Option(help="Side of a slice in pixels, a multiple of 32.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 3407,
+) -> None:
+    """Write the phantom dataset. It holds CT-MR pairs: slices of synthetic heads, with ground truth."""
+    from components.ingest.phantom import PhantomConfig, write_phantom
+    from pipelines.display import progress_bar
+
+    config = PhantomConfig(subjects=subjects, slices=slices, size=size, seed=seed)
+    with progress_bar("phantom") as advance:
+        write_phantom(folder, config, advance)
+    typer.echo(f"wrote {subjects * slices} pairs of {subjects} subjects to {folder}")
+
+
+def _bring(
+    source: str | None,
+    new_version: bool = False,
+    add: bool = False,
+    force: bool = False,
+    as_json: bool = False,
+    remote: str | None = None,
+) -> None:
+    from components.ingest.importing import DatasetMismatch, import_dataset
+    from components.ingest.pin import find_root
+    from pipelines.display import progress_bar
+
+    root = find_root(Path())
+    try:
+        with progress_bar("import") as advance:
+            done = import_dataset(root, source, new_version, add, force, advance, remote)
+    except DatasetMismatch as error:
+        if as_json:
+            _print_json({"difference": error.difference.by_kind(), "faults": error.faults})
+        else:
+            _print_files(error.difference, error.faults)
+        raise
+    if as_json:
+        pairs = [vars(each) for each in done.pairs]
+        _print_json({"version": done.pin.version, "source": done.source, "earlier": done.earlier, "pairs": pairs})
+        return
+    if done.earlier:
+        typer.echo(f"new version {done.pin.version}, after {done.earlier}:")
+        _print_pairs(done.pairs)
+        typer.echo("commit data.dvc and data.pairs.csv; `fusion data push` stores the images on the remote")
+    came = f"from {done.source}" if done.source else "nothing to do"
+    typer.echo(f"data/ is complete, {came}: {done.pin.pairs()}, version {done.pin.version}")
+    if done.uncached:
+        typer.echo(f"note: not in the DVC cache, so `dvc status` does not know it: {done.uncached}", err=True)
+
+
+def _say(head: str, text: str) -> None:
+    typer.echo(f"{head:<10} {text}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _print_files(difference: "FileDifference", faults: dict[str, str]) -> None:
+    """Name the first files of each kind, with what is wrong with them where that is known."""
+    kinds = difference.by_kind()
+    if not difference:
+        kinds = {"unfit": tuple(faults)}
+    for kind, paths in kinds.items():
+        for path in paths[:SHOWN]:
+            why = f" ({faults[path]})" if path in faults else ""
+            typer.echo(one_line(f"  {kind:<8} {path}{why}"))
+        if len(paths) > SHOWN:
+            typer.echo(f"  {kind:<8} and {len(paths) - SHOWN} more (--json lists all)")
+
+
+def _print_pairs(pairs: "list[SubjectDifference]") -> None:
+    """What changed, a line for each collection and subject."""
+    for each in pairs:
+        kinds = {"added": each.added, "removed": each.removed, "changed": each.changed}
+        for kind, names in kinds.items():
+            if names:
+                shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+                sign = {"added": "+", "removed": "-", "changed": "~"}[kind]
+                typer.echo(f"  {sign}{len(names):<3} {each.collection} subject {each.subject}: {kind} {shown}")
