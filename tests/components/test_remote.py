@@ -25,6 +25,7 @@ from components.ingest.listing import read_listing
 from components.ingest.phantom import PhantomConfig
 from components.ingest.remote import fetch_version, list_version, parse_remote
 from components.ingest.version import data_files, file_md5, folder_version
+from components.progress import parse
 from model.errors import InputError
 from pipelines.prepare import prepare
 
@@ -429,7 +430,10 @@ def test_a_killed_fetch_leaves_no_dataset_and_is_gone_on_with(client, remote, tm
         (tmp_path / "many" / f"{number}.png").write_text(str(number))
     version = publish(client, remote, files_of(tmp_path / "many"))
     process = fetching(remote, version, tmp_path / "target")
-    assert process.stdout.readline().startswith("progress ingest ")
+    done = 0
+    while done < 20:
+        step, done, _, _ = parse(process.stdout.readline())
+        assert step == "ingest"
     process.kill()
     process.communicate()
     assert not (tmp_path / "target").exists()
