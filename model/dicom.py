@@ -125,7 +125,9 @@ def _slices(dataset: "Dataset", file: int, modality: str, where: str) -> Iterato
     count = int(dataset.get("NumberOfFrames") or 1)
     check_size((count, int(dataset.Rows), int(dataset.Columns)), where)
     frames = dataset.get("PerFrameFunctionalGroupsSequence")
-    if len(frames or ()) not in (0, count) or int(dataset.get("NumberOfSlices") or count) != count:
+    # In PET's single images, NumberOfSlices is that of the whole series.
+    stack_of = count if count == 1 else int(dataset.get("NumberOfSlices") or count)
+    if len(frames or ()) not in (0, count) or stack_of != count:
         raise InputError(f"{where} holds {count} frames that are not one stack of slices; export one volume alone")
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1" and modality not in (CT, PET)
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
@@ -203,9 +205,12 @@ def _read_pixels(files: list[Path], slices: list[Slice], path: Path) -> Pixels:
         with reading(where):
             dataset = open_dataset(files[number], (*_PIXEL_TAGS, "PixelData"), where)
             _check_pixels(dataset, len(wanted) * math.prod(slices[0].shape), where)
+            decoded = 0
             for index, stored in enumerate(_decoded(dataset)):
-                each = slices[wanted[index]]
+                each, decoded = slices[wanted[index]], index + 1
                 pixels[wanted[index]] = _rescaled(stored, each, dataset)
+            if decoded != len(wanted):
+                raise InputError(f"{where} has {decoded} frames, its header says {len(wanted)}; export it again")
     return pixels
 
 

@@ -74,7 +74,7 @@ def _slice_maker(volume: Volume) -> Callable[[int], Any]:
         made.DeidentificationMethod = "Made anew from pixels and geometry"
         for empty in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
             setattr(made, empty, "")
-        made.ReferringPhysicianName = made.Manufacturer = ""
+        made.ReferringPhysicianName = made.Manufacturer = made.PatientOrientation = ""
         made.SeriesNumber, made.InstanceNumber = 1, index + 1
         made.Modality, made.ConversionType = "OT", "WSD"
         made.ImageType = ["DERIVED", "SECONDARY"]

@@ -161,7 +161,9 @@ def fuse(
         pair = fuse_volumes(
             *(a, b, output, lambda: load_fuser(model_path(model, runs), strategy, batchnorm), window, dtype, advance)
         )
-    typer.echo(f"fused {len(pair.first.pixels)} slices, {pair.how}; wrote {output}")
+    typer.echo(
+        f"fused {len(pair.first.pixels)} slice{'s' if len(pair.first.pixels) > 1 else ''}, {pair.how}; wrote {output}"
+    )
 
 
 @app.command("measure")
@@ -306,7 +308,7 @@ def volumes(
 
     with progress_bar("volumes") as advance:
         made = import_volumes(first, second, output, subject, collection, Window.parse(window), advance)
-    typer.echo(f"wrote {made.pairs} pairs to {output} ({made.empty} empty slices left out; {made.how})")
+    typer.echo(f"wrote {made.pairs} pairs to {output} (empty slices left out: {made.empty}; {made.how})")
 
 
 @app.command()

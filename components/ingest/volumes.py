@@ -18,12 +18,9 @@ from model.errors import InputError
 from model.pairing import pair_volumes
 from model.volumes import CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
 
-# The folders of a collection's modalities, and DICOM's codes of what may lie in them.
-COLLECTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "CT-MRI": (("CT", (CT,)), ("MRI", (MR,))),
-    "PET-MRI": (("PET", (PET,)), ("MRI", (MR,))),
-    "SPECT-MRI": (("SPECT", (NM, PET)), ("MRI", (MR,))),
-}
+COLLECTIONS = {"CT-MRI": ("CT", "MRI"), "PET-MRI": ("PET", "MRI"), "SPECT-MRI": ("SPECT", "MRI")}
+# DICOM's codes of what may lie in the folder of a modality.
+_CODES = {"CT": (CT,), "MRI": (MR,), "PET": (PET,), "SPECT": (NM, PET)}
 MOST_SLICES = 999
 # The same as what validation takes for background, and the share of an image that must not be.
 EMPTY_LEVEL, LEAST_CONTENT = 5, 0.01
@@ -65,7 +62,7 @@ def import_volumes(
     modalities = COLLECTIONS[collection]
     target = folder / collection
     _check_target(target, subject)
-    volumes = [_read(path, *each, collection) for path, each in zip((first, second), modalities, strict=True)]
+    volumes = [_read(path, name, collection) for path, name in zip((first, second), modalities, strict=True)]
     limits = [display_range(volume, window) for volume in volumes]
     pair = pair_volumes(*volumes)
     if len(pair.first.pixels) > MOST_SLICES:
@@ -75,14 +72,14 @@ def import_volumes(
     pairs = 0
     with _adding(folder, target) as aside:
         _check_target(target, subject)
-        for name, _ in modalities:
+        for name in modalities:
             (aside / name).mkdir(parents=True, exist_ok=True)
         for index in range(depth):
             images = [
                 _levels(volume, index, each) for volume, each in zip((pair.first, pair.second), limits, strict=True)
             ]
             if not any(_empty(image) for image in images):
-                for (name, _), image in zip(modalities, images, strict=True):
+                for name, image in zip(modalities, images, strict=True):
                     Image.fromarray(image).save(aside / name / f"{subject}{index + 1:03d}.png", compress_level=6)
                 pairs += 1
             progress(index + 1, depth)
@@ -93,9 +90,9 @@ def import_volumes(
     return Imported(pairs, depth - pairs, pair.how)
 
 
-def _read(path: Path, name: str, codes: tuple[str, ...], collection: str) -> Volume:
-    volume = read_volume(path, codes[0])
-    if volume.modality not in (*codes, OTHER):
+def _read(path: Path, name: str, collection: str) -> Volume:
+    volume = read_volume(path, _CODES[name][0])
+    if volume.modality not in (*_CODES[name], OTHER):
         raise InputError(
             f"{path} is {volume.modality}, where {collection} takes {name}; check the order and --collection"
         )

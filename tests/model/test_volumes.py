@@ -4,16 +4,19 @@ import gzip
 import io
 import resource
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from model.dicom_series import write_series
 from model.errors import InputError
 from model.nifti import write_nifti
 from model.pairing import overlap, pair_volumes
@@ -52,6 +55,19 @@ def test_a_series_is_its_slices_in_order_along_the_normal_with_its_geometry(tmp_
     assert (volume.modality, volume.frame, volume.pixels.dtype) == ("CT", FRAME, np.float32)
 
 
+def test_another_reader_sees_the_same_series_and_the_same_fused_one(tmp_path):
+    series(tmp_path / "ct", PIXELS, OBLIQUE)
+    volume = read_volume(tmp_path / "ct")
+    write_series(tmp_path / "fused", replace(volume, pixels=(volume.pixels + 1000) / 4000))
+    for folder, slope, offset in (("ct", 1, 0), ("fused", 4000 / 65535, -1000)):
+        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / folder))
+        seen = SimpleITK.ReadImage(names)
+        assert np.abs(SimpleITK.GetArrayFromImage(seen) * slope + offset - PIXELS).max() < 0.1
+        for index in ([0, 0, 0], [11, 0, 0], [0, 9, 0], [11, 9, 5]):
+            there = ras(np.eye(4))[:3, :3] @ seen.TransformIndexToPhysicalPoint(index)
+            assert np.abs(there - (volume.affine @ [*index, 1])[:3]).max() < 1e-4
+
+
 def test_reversed_slices_are_turned_round_with_their_geometry(tmp_path):
     downwards = axial(6) @ np.diag([1, 1, -1, 1.0])
     series(tmp_path / "down", PIXELS, downwards)
@@ -69,7 +85,7 @@ def test_a_leaning_stack_keeps_its_lean(tmp_path):
 
 def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
     def pet(made, index):
-        made.Modality = "PT"
+        made.NumberOfSlices = 6
         made.RescaleSlope, made.RescaleIntercept = str(0.5 * (index + 1)), "-3"
 
     volume = read_volume(series(tmp_path / "pet", PIXELS, axial(6), "PT", pet))

@@ -166,7 +166,7 @@ def test_volumes_become_slice_pairs_and_subjects_are_added_one_after_another(tmp
         nifti(tmp_path / name, pixels, ras(axial(4)))
     done = fusion("data", "volumes", "study1", "study1", "-o", "atlas", "--subject", "one")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "wrote 3 pairs to atlas (1 empty slices left out; on one grid)\n"
+    assert done.stdout == "wrote 3 pairs to atlas (empty slices left out: 1; on one grid)\n"
     assert fusion("data", "volumes", "ct2.nii", "mr2.nii", "-o", "atlas", "--subject", "2").returncode == 0
     ct, mr = (levels_in(tmp_path / "atlas", modality) for modality in ("CT", "MRI"))
     assert list(ct) == list(mr) == [*(f"2{n:03d}.png" for n in (1, 2, 3, 4)), *(f"one{n:03d}.png" for n in (2, 3, 4))]
@@ -334,7 +334,7 @@ def test_one_image_is_a_volume_of_one_slice(scans, fusion):
         place(made, OBLIQUE, 1)
         made.save_as(scans / f"one-{kind}.dcm", enforce_file_format=True)
     done = fusion("fuse", "one-CT.dcm", "one-MR.dcm", "-o", "one.nii", "--model", "model")
-    assert done.stdout.startswith("fused 1 slices"), done
+    assert done.stdout.startswith("fused 1 slice,"), done
     assert np.allclose(nibabel.load(scans / "one.nii").affine @ [0, 0, 0, 1], ras(OBLIQUE) @ [0, 0, 1, 1], atol=1e-4)
 
 
