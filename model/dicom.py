@@ -17,6 +17,7 @@ from model.volumes import CT, MODALITIES, OTHER, PET, Pixels, Volume, check_size
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_FARTHEST_MM = 1e6
 _UID = re.compile(r"[0-9.]{1,64}")
 _PIXEL_TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
@@ -151,8 +152,11 @@ def _slice(dataset: "Dataset", groups: list["Dataset"], file: int, index: int, i
     thickness = thickness or _number(dataset, groups, "PixelMeasuresSequence", "SliceThickness", 0.0)
     slope = _number(dataset, groups, "PixelValueTransformationSequence", "RescaleSlope", 1.0)
     intercept = _number(dataset, groups, "PixelValueTransformationSequence", "RescaleIntercept", 0.0)
-    if slope == 0 or not all(map(math.isfinite, (slope, intercept, thickness, *position, *orientation))):
-        raise InputError(f"{where} has a rescale slope of 0 or numbers that are not finite; export it again")
+    if slope == 0 or not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise InputError(f"{where} has a rescale slope of 0 or one that is not finite; export it again")
+    lengths = (*position, *orientation, rows, columns, thickness)
+    if not all(math.isfinite(length) and abs(length) < _FARTHEST_MM for length in lengths):
+        raise InputError(f"{where} has a geometry that is not finite or out of any room; export it again")
     return Slice(
         *(file, index, (int(dataset.Rows), int(dataset.Columns)), position, orientation),
         *((rows, columns), abs(thickness) or 1.0, (slope, intercept), inverted),
