@@ -109,9 +109,12 @@ def compile_(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="First image: CT, or PET or SPECT in colour.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second image, of the same size: MR.", readable=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write the fused image to.", readable=False)],
+    a: Annotated[Path, typer.Argument(help="First image or volume: CT, PET or SPECT.", readable=False)],
+    b: Annotated[Path, typer.Argument(help="Second image, of the same size, or volume: MR.", readable=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Fused image; of volumes .nii, .nii.gz or a DICOM folder.", readable=False),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -127,16 +130,40 @@ def fuse(
         str | None,
         typer.Option(help="BatchNorm statistics: of each image (image) or stored; default: the model's own."),
     ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Of a CT volume: what is shown, CENTRE/WIDTH in Hounsfield units [40/80].")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a NIfTI output: float32, in [0, 1], or uint8 [float32].")
+    ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Fuse two images into one.
+    """Fuse two images into one, or two volumes slice by slice.
 
     Grey images have 8 or 16 bits; a level counts as its share of 255 or 65535, and the result has 16 bits if either
     source has (PNG and TIFF hold them). One of the two may be in 8-bit colour: its luma is fused, its colour put back.
-    """
-    from pipelines.fuse import fuse_files
 
-    fuse_files(a, b, output, model, strategy, batchnorm, runs)
+    Volumes are folders of DICOM files, single DICOM files, .nii or .nii.gz. The second is resampled onto the grid of
+    the first where it has another, not registered; the output lies where the first does, and names no patient.
+    """
+    from pipelines.fuse import fuse_files, load_fuser, model_path
+    from pipelines.fuse_volumes import are_volumes, fuse_volumes
+
+    if not are_volumes(a, b):
+        for option, value in (("--window", window), ("--dtype", dtype)):
+            if value is not None:
+                raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
+        fuse_files(a, b, output, model, strategy, batchnorm, runs)
+        return
+    from pipelines.display import progress_bar
+
+    with progress_bar("fuse") as advance:
+        pair = fuse_volumes(
+            *(a, b, output, lambda: load_fuser(model_path(model, runs), strategy, batchnorm), window, dtype, advance)
+        )
+    typer.echo(
+        f"fused {len(pair.first.pixels)} slice{'s' if len(pair.first.pixels) > 1 else ''}, {pair.how}; wrote {output}"
+    )
 
 
 @app.command("measure")

@@ -209,6 +209,29 @@ def phantom(
     typer.echo(f"wrote {subjects * slices} pairs of {subjects} subjects to {folder}")
 
 
+@app.command()
+def volumes(
+    first: Annotated[Path, typer.Argument(help="First volume: CT, PET or SPECT.", readable=False)],
+    second: Annotated[Path, typer.Argument(help="Second volume, of the same head: MR.", readable=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Data folder to add to, or new.", readable=False)],
+    subject: Annotated[str, typer.Option(help="Name for the subject, not the patient's: letters, digits, underscore.")],
+    collection: Annotated[str, typer.Option(help="What the pair is: CT-MRI, PET-MRI or SPECT-MRI.")] = "CT-MRI",
+    window: Annotated[str, typer.Option(help="What is shown of CT, CENTRE/WIDTH in Hounsfield units.")] = "40/80",
+) -> None:
+    """Add two volumes of one head to a dataset as slice pairs.
+
+    Volumes are folders of DICOM files, single DICOM files, .nii or .nii.gz. The second is resampled onto the grid of
+    the first where it has another, not registered. Run it once a subject; a pipeline needs three.
+    """
+    from components.ingest.volumes import import_volumes
+    from model.volumes import Window
+    from pipelines.display import progress_bar
+
+    with progress_bar("volumes") as advance:
+        made = import_volumes(first, second, output, subject, collection, Window.parse(window), advance)
+    typer.echo(f"wrote {made.pairs} pairs to {output} (empty slices left out: {made.empty}; {made.how})")
+
+
 def _bring(
     source: str | None,
     new_version: bool = False,

@@ -18,7 +18,7 @@ from model.published import is_published, load_tensors, read_published, read_sha
 SHIPPED_MODEL = Path(model.__file__).parent / "weights" / "dilran-subject"
 
 # Measured peak of encoding and fusing one pair; nearly all of it is maps of 64 channels.
-_BYTES_PER_PIXEL = 2700
+BYTES_PER_PIXEL = 2700
 
 
 def fuse_files(
@@ -40,7 +40,7 @@ def fuse_files(
     for source in (a, b):
         if same_file(output, source):
             raise InputError(f"{output} is one of the sources, which the fused image would replace; name another file")
-    fuser = load_fuser(_model_path(model, runs), strategy, batchnorm)
+    fuser = load_fuser(model_path(model, runs), strategy, batchnorm)
     luma = fuser.fuse(*(picture.luma[None] for picture in pictures))[0]
     if not torch.isfinite(luma).all():
         raise InputError("the model gives values that are not finite, so its weights are useless; name another --model")
@@ -89,7 +89,7 @@ def _check_sizes(pictures: tuple[Picture, Picture], a: Path, b: Path) -> None:
 
 def _check_memory(picture: Picture, path: Path) -> None:
     _, height, width = picture.luma.shape
-    needed, there = (height + height % 2) * (width + width % 2) * _BYTES_PER_PIXEL, psutil.virtual_memory().available
+    needed, there = (height + height % 2) * (width + width % 2) * BYTES_PER_PIXEL, psutil.virtual_memory().available
     if needed > there:
         raise InputError(
             f"{path} is {width}x{height}, which takes {needed / 2**30:.0f} GiB of memory to fuse, and "
@@ -97,7 +97,8 @@ def _check_memory(picture: Picture, path: Path) -> None:
         )
 
 
-def _model_path(model: str | None, runs: Path) -> Path:
+def model_path(model: str | None, runs: Path) -> Path:
+    """The place of the model that `--model` names, the shipped one by default; a registered one is fetched."""
     if model is None:
         if not SHIPPED_MODEL.is_dir():
             raise InputError(
