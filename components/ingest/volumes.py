@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.ingest.layout import COLLECTIONS
 from model.errors import InputError
 from model.pairing import pair_volumes
 from model.volumes import CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
