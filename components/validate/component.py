@@ -9,6 +9,7 @@ from components.image import IMAGE
 def validate(
     dataset: dsl.Input[dsl.Dataset],
     min_pairs: int,
+    model_name: str,
     code_version: str,
     data_docs: dsl.Output[dsl.HTML],
     report: dsl.Output[dsl.Artifact],
@@ -22,6 +23,8 @@ def validate(
     Args:
         dataset: The ingested pairs with their manifest.
         min_pairs: The fewest complete pairs worth training on.
+        model_name: Name of the model whose champion's training data this data is compared with, in the MLflow of
+            MLFLOW_TRACKING_URI. The comparison is of the day when this version of the data was first judged.
         code_version: The version of the code, so that the cache follows it.
         data_docs: What was expected, what was found, and the files at fault, as one page.
         report: The same findings as JSON.
@@ -30,9 +33,12 @@ def validate(
     import json
     from pathlib import Path
 
+    from components.validate.reference import find_reference
     from components.validate.suite import validate_dataset
 
-    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs)
+    reference = find_reference(model_name, dataset.metadata.get("collection", ""))
+    files = Path(dataset.path), Path(data_docs.path), Path(report.path)
+    found = validate_dataset(*files, min_pairs, reference)
     for name in ("images", "pairs", "subjects"):
         metrics.log_metric(name, getattr(found, name))
     metrics.log_metric("critical_failures", len(found.critical_failures))
