@@ -33,12 +33,12 @@ def validate(
     import json
     from pathlib import Path
 
+    from components.validate.measurements import read_facts
     from components.validate.reference import find_reference
     from components.validate.suite import validate_dataset
 
-    reference = find_reference(model_name, dataset.metadata.get("collection", ""))
-    files = Path(dataset.path), Path(data_docs.path), Path(report.path)
-    found = validate_dataset(*files, min_pairs, reference)
+    reference = find_reference(model_name, read_facts(Path(dataset.path)).get("collection", ""))
+    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs, reference)
     for name in ("images", "pairs", "subjects"):
         metrics.log_metric(name, getattr(found, name))
     metrics.log_metric("critical_failures", len(found.critical_failures))
