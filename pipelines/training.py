@@ -34,6 +34,14 @@ class Results(NamedTuple):
     registration: dsl.Artifact
 
 
+def _let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
+    """Give a step the environment that names the MLflow registry; the Secret is optional always."""
+    address, credentials = "MLFLOW_TRACKING_URI", ("USERNAME", "PASSWORD", "TOKEN")
+    kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {address: address}, optional=optional)
+    names = {f"MLFLOW_TRACKING_{name}": f"MLFLOW_TRACKING_{name}" for name in credentials}
+    kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, names, optional=True)
+
+
 @dsl.pipeline(
     name="atlas-fusion-training",
     description="Train, judge and register the attention-based multi-scale network that fuses pairs of medical images.",
@@ -112,7 +120,10 @@ def training_pipeline(
     kubernetes.use_config_map_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
     kubernetes.use_secret_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
     dataset = ingested.outputs["dataset"]
-    validated = validate_step(dataset=dataset, min_pairs=min_pairs, size=size, code_version=code_version)
+    validated = validate_step(
+        dataset=dataset, min_pairs=min_pairs, size=size, model_name=model_name, code_version=code_version
+    )
+    _let_reach_registry(validated, optional=True)
     preprocessed = preprocess_step(
         dataset=dataset,
         validation=validated.outputs["report"],
@@ -146,6 +157,7 @@ def training_pipeline(
         dataset=packed,
         model=model,
         evaluation=evaluation,
+        validation=validated.outputs["report"],
         experiment=experiment,
         model_name=model_name,
         profile=profile,
@@ -154,9 +166,7 @@ def training_pipeline(
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
-    kubernetes.use_config_map_as_env(registered, CLUSTER_SETTINGS, {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI"})
-    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-    kubernetes.use_secret_as_env(registered, CLUSTER_SETTINGS, {name: name for name in credentials}, optional=True)
+    _let_reach_registry(registered, optional=False)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

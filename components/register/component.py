@@ -10,6 +10,7 @@ def register(
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Artifact],
     experiment: str,
     model_name: str,
     profile: str,
@@ -24,6 +25,7 @@ def register(
         dataset: The packed dataset that the model was trained and judged on.
         model: The trained model.
         evaluation: Its evaluation beside the baselines on the held-out subjects.
+        validation: The validation's report, whose statistics of the data are kept with the model.
         experiment: MLflow experiment that the run is logged to.
         model_name: Name of the model in the registry.
         profile: Name of the settings that were run, kept as a tag.
@@ -41,7 +43,9 @@ def register(
 
     folders = (Path(model.path), Path(evaluation.path), Path(dataset.path))
     origin = Origin(profile, git_commit, code_version)
-    made = registry.register(*folders, origin, experiment=experiment, model_name=model_name)
+    made = registry.register(
+        *folders, origin, experiment=experiment, model_name=model_name, validation=Path(validation.path)
+    )
     Path(registration.path).write_text(json.dumps(asdict(made), indent=2) + "\n")
     Path(summary.path).write_text(registry.summarise(made))
     registration.metadata.update({"version": made.version, "standing": made.standing, "uri": made.uri})

@@ -24,6 +24,7 @@ LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
 SPEEDS = ("seconds", "images_per_second")
 BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
 METRICS_A_REQUEST = 1000
+STATISTICS_FILE = "data_statistics.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Origin:
 class Judged:
     """A trained model with its evaluation, as the steps before left them in folders.
 
-    `config` names the strategy that was judged, which need not be the one that training saved.
+    `config` names the strategy that was judged, which need not be the one that training saved. `statistics` are those
+    of the whole dataset, from its validation.
     """
 
     folder: Path
@@ -49,10 +51,11 @@ class Judged:
     curves: list[dict[str, Any]]
     table: dict[str, Any]
     index: dict[str, Any]
+    statistics: dict[str, Any] | None
 
     @classmethod
-    def read(cls, folder: Path, evaluation: Path, packed: Path) -> Judged:
-        """Read the folders of model, evaluation and packed dataset.
+    def read(cls, folder: Path, evaluation: Path, packed: Path, validation: Path | None = None) -> Judged:
+        """Read the folders of model, evaluation and packed dataset, and the validation's report.
 
         Raises InputError if a file is missing or damaged, or the evaluation is of another dataset version.
         """
@@ -62,7 +65,8 @@ class Judged:
             raise InputError(f"{evaluation} judges dataset {there}, but {packed} holds {here}; evaluate again")
         config, training, curves = (_read(folder / f"{name}.json") for name in ("config", "training", "curves"))
         config["strategy"] = table["candidate"].removeprefix("network-")
-        return cls(folder, evaluation, config, training, curves, table, index)
+        statistics = _read(validation).get("statistics") if validation else None
+        return cls(folder, evaluation, config, training, curves, table, index, statistics)
 
     @property
     def inputs(self) -> list[str]:
@@ -95,6 +99,8 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict)
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
     mlflow.log_dict(asdict(verdict), "gate.json")
+    if judged.statistics:
+        mlflow.log_dict(judged.statistics, STATISTICS_FILE)
     client.log_inputs(run_id, [_dataset(judged)])
     logged = _log_model(judged)
     # After the model: MLflow would fetch the history of every earlier metric, one request each, to copy it.

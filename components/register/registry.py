@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.record import Judged, Origin, card, log_run
+from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.register.tracking import connected, shown, sqlite_path
 from model.errors import InputError
 
@@ -66,18 +66,20 @@ def register(
     model_name: str,
     tracking_uri: str = "",
     artifact_folder: Path | None = None,
+    validation: Path | None = None,
 ) -> Registration:
     """Log a trained and judged model as one MLflow run and one model version, and promote it if the gate lets it.
 
     The version becomes `champion` (the one before it `previous`) or `challenger`. The same weights with the same
     evaluation give the version that is there already. An empty `tracking_uri` stands for MLFLOW_TRACKING_URI. With an
     sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a
-    server decides for itself. Raises InputError if a folder is incomplete or MLflow cannot be used.
+    server decides for itself. The statistics in the report `validation` are logged with it, for later data to be
+    compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
     """
     from model.fuser import weights_sha256
 
     check_names(model_name, experiment)
-    judged = Judged.read(folder, evaluation, packed)
+    judged = Judged.read(folder, evaluation, packed, validation)
     identity = {"weights_sha256": weights_sha256(folder), "table_md5": _md5(judged.table)}
     with connected(tracking_uri) as client:
         import mlflow
@@ -104,6 +106,19 @@ def register(
                 model_id=logged.model_id,
             )
             return _finish(client, made, already_registered=False)
+
+
+def champion_statistics(model_name: str, tracking_uri: str = "") -> tuple[str, dict[str, Any] | None]:
+    """The champion's version and the statistics of its training data: "" without champion, None if it has none."""
+    with connected(tracking_uri) as client:
+        import mlflow
+
+        champion = _champion(client, model_name)
+        if champion is None:
+            return "", None
+        if STATISTICS_FILE not in {logged.path for logged in client.list_artifacts(champion.run_id)}:
+            return str(champion.version), None
+        return str(champion.version), mlflow.artifacts.load_dict(f"runs:/{champion.run_id}/{STATISTICS_FILE}")
 
 
 def check_names(model_name: str, experiment: str) -> None:

@@ -10,6 +10,7 @@ def validate(
     dataset: dsl.Input[dsl.Dataset],
     min_pairs: int,
     size: int,
+    model_name: str,
     code_version: str,
     data_docs: dsl.Output[dsl.HTML],
     report: dsl.Output[dsl.Artifact],
@@ -24,6 +25,8 @@ def validate(
         dataset: The ingested pairs with their manifest.
         min_pairs: The fewest complete pairs worth training on.
         size: The side that images will be brought to; 0 if they are left as they are and must have one size.
+        model_name: Name of the model whose champion's training data this data is compared with, in the MLflow of
+            MLFLOW_TRACKING_URI. The comparison is of the day when this version of the data was first judged.
         code_version: The version of the code, so that the cache follows it.
         data_docs: What was expected, what was found, and the files at fault, as one page.
         report: The same findings as JSON.
@@ -32,9 +35,12 @@ def validate(
     import json
     from pathlib import Path
 
+    from components.validate.measurements import read_facts
+    from components.validate.reference import find_reference
     from components.validate.suite import validate_dataset
 
-    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs, size)
+    reference = find_reference(model_name, read_facts(Path(dataset.path)).get("collection", ""))
+    found = validate_dataset(Path(dataset.path), Path(data_docs.path), Path(report.path), min_pairs, reference, size)
     for name in ("images", "pairs", "subjects"):
         metrics.log_metric(name, getattr(found, name))
     metrics.log_metric("critical_failures", len(found.critical_failures))

@@ -42,7 +42,13 @@ th:first-child { width: 5rem; } th:last-child { width: 11rem; }
 td table { margin-top: .5rem; font-size: .875rem; }
 td th:first-child, td th:last-child { width: auto; }
 td td { min-width: 5rem; } td td:last-child { min-width: 9rem; }
-@media (max-width: 40rem) { th:first-child { width: 3.5rem; } th:last-child { width: 7rem; } }
+/* On a phone the three columns stand one below the other, so that nothing scrolls sideways. */
+@media (max-width: 40rem) {
+  table, tbody, tr, td { display: block; } thead { display: none; } td { border: 0; padding: .1rem 0; }
+  tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  td tr { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: .2rem 0; }
+  td td, td td:last-child { min-width: 0; }
+}
 .fas { font-style: normal; font-weight: 700; } .fa-check-circle::before { content: "\\2713"; }
 .fa-times::before { content: "\\2717"; }
 """
@@ -118,6 +124,7 @@ def _summary(report: ValidationReport, facts: dict[str, Any]) -> str:
             f"critical failures: {len(report.critical_failures)}, warnings: {len(report.warnings)}.</p>",
             *(_told(finding, "critical") for finding in report.critical_failures),
             *(_told(finding, "warning") for finding in report.warnings),
+            *(f'<p class="soft">Not judged. {escape(reason)}</p>' for reason in report.skipped),
         ]
     )
 

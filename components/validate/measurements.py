@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.layout import IN_COLOUR
+import numpy as np
+import numpy.typing as npt
+
+from components.progress import Progress
+from components.validate.alignment import Thumbnail, thumbnail
+from components.validate.pairing import pair_up
+from components.validate.reading import Slice, read_slice
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
 # The darkest 2 % of the 8-bit range: the air around a head, with the noise a scanner or an old JPEG left in it.
 BACKGROUND_LEVEL = 5
+# Where a brain window shows bone: saturated, but for the blur at its edge.
+BONE_LEVEL = 230
+TISSUE_LEVEL = 12
 _KEYS = ("path", "modality", "name", "subject")
 _MEASUREMENTS = {
     "width": "Int64",
@@ -27,6 +34,8 @@ _MEASUREMENTS = {
     "mean": "Float64",
     "background": "Float64",
     "entropy": "Float64",
+    "sharpness": "Float64",
+    "bone": "Float64",
     "sha256": "object",
     "problem": "object",
 }
@@ -36,30 +45,29 @@ def measure_images(folder: Path) -> pd.DataFrame:
     """Open every image of an ingested folder once and measure it.
 
     The table keeps the manifest's columns and order and adds, per image: `width` and `height` in pixels; `mode`,
-    Pillow's name of the pixel format ("L" is 8-bit grey); `bit_depth`, bits a sample; `min`, `max` and `mean` in grey
-    levels; `background`, the share of pixels at or below `BACKGROUND_LEVEL`; `entropy` of the grey levels in bits;
-    `sha256` of the decoded pixels, so that a re-encoded copy counts as a copy; `problem`, why the file cannot be read,
-    and `readable`. Of an unreadable file, everything but the last two is missing.
-
-    `grey_mode` is the mode again, but missing for the modalities that are in colour.
-
-    And what one image tells only beside others: `partner`, whether the other modality has an image of the same name;
-    `pair`, that name where it has; `size`, such as "256x256"; `size_mismatch`, "128x128 against 256x256" where the
-    partner is of another size; `subject_pairs`, how many pairs the subject has.
+    Pillow's name of the pixel format ("L" is 8-bit grey); `bit_depth`, bits a sample in the file; `min`, `max` and
+    `mean` in grey levels, of colour the luma's; `background`, the share of pixels at or below `BACKGROUND_LEVEL`;
+    `entropy` of the grey levels in bits; `sharpness`, the energy of the Laplacian over that of the gradient; `bone`,
+    the share of tissue at `BONE_LEVEL` or above; `sha256` of the decoded pixels; `problem`, why the file cannot be
+    read, and `readable`. Of an unreadable file, everything but the last two is missing. What an image tells beside
+    others only is what `pair_up` adds.
 
     Raises:
         InputError: the folder is no ingest output (no manifest, a column missing, no row, no dataset.json).
     """
     import pandas as pd
 
-    modalities = read_facts(folder)["modalities"]
-    manifest = _read_manifest(folder)
-    measured = pd.DataFrame([_measure(folder / path) for path in manifest["path"]], columns=list(_MEASUREMENTS))
-    table = pd.concat([manifest, measured.astype(_MEASUREMENTS)], axis=1)
+    facts, manifest = read_facts(folder), _read_manifest(folder)
+    progress, rows, thumbnails = Progress("validate"), [], []
+    for path in manifest["path"]:
+        measured, small = _measure(read_slice(folder / path))
+        rows.append(measured)
+        thumbnails.append(small)
+        progress(len(rows), len(manifest))
+    measurements = pd.DataFrame(rows, columns=list(_MEASUREMENTS)).astype(_MEASUREMENTS)
+    table = pd.concat([manifest.drop(columns=_MEASUREMENTS, errors="ignore"), measurements], axis=1)
     table["readable"] = table["problem"].isna()
-    # Missing values are passed over by the expectation that an image is grey.
-    table["grey_mode"] = table["mode"].mask(table["modality"].isin(IN_COLOUR))
-    return _pair_up(table, modalities)
+    return pair_up(table, facts["modalities"], thumbnails, _indexed_splits(folder, facts))
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -91,49 +99,52 @@ def _read_manifest(folder: Path) -> pd.DataFrame:
     return manifest
 
 
-def _measure(path: Path) -> dict[str, Any]:
-    import numpy as np
-    from PIL import Image, ImageMode, UnidentifiedImageError
+def _indexed_splits(folder: Path, facts: dict[str, Any]) -> dict[str, list[str]]:
+    """The pair names of each split that the collection's own index.json names; none without such a file.
 
+    The index is of the form that the preprocess step writes: {"splits": {"train": [{"name": "16003"}, ...], ...}}.
+    """
+    path = folder / str(facts.get("collection", "")) / "index.json"
+    if not path.is_file():
+        return {}
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]) as image:
-            image.load()
-            mode, (width, height), levels = image.mode, image.size, np.asarray(image)
-    except FileNotFoundError:
-        return {"problem": "no such file"}
-    except UnidentifiedImageError:
-        return {"problem": "not a PNG image"}
-    except Exception as error:  # damaged bytes make decoders raise OSError, SyntaxError, zlib.error and more
-        return {"problem": " ".join(f"{type(error).__name__}: {error}".split())}
-    depth = 1 if mode == "1" else 8 * np.dtype(ImageMode.getmode(mode).typestr).itemsize
-    shares = np.unique(levels, return_counts=True)[1] / levels.size
-    return {
-        "width": width,
-        "height": height,
-        "mode": mode,
-        "bit_depth": depth,
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        return {str(split): [str(entry["name"]) for entry in entries] for split, entries in splits.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} names no splits ({error}); mend or remove it") from None
+
+
+def _measure(image: Slice | str) -> tuple[dict[str, Any], Thumbnail | None]:
+    if isinstance(image, str):
+        return {"problem": image}, None
+    levels = image.levels
+    counts = np.bincount(levels.ravel())
+    shares = counts[counts > 0] / levels.size
+    tissue = int(counts[TISSUE_LEVEL + 1 :].sum())
+    measured = {
+        "width": levels.shape[1],
+        "height": levels.shape[0],
+        "mode": image.mode,
+        "bit_depth": image.bit_depth,
         "min": int(levels.min()),
         "max": int(levels.max()),
         "mean": float(levels.mean()),
-        "background": float((levels <= BACKGROUND_LEVEL).mean()),
+        "background": float(counts[: BACKGROUND_LEVEL + 1].sum() / levels.size),
         "entropy": float(-(shares * np.log2(shares)).sum()) + 0.0,
-        "sha256": hashlib.sha256(f"{mode} {levels.shape}".encode() + levels.tobytes()).hexdigest(),
+        "sharpness": _sharpness(image.bytes),
+        "bone": float(counts[BONE_LEVEL:].sum() / tissue) if tissue else 0.0,
+        "sha256": image.sha256,
     }
+    return measured, thumbnail(image.bytes)
 
 
-def _pair_up(table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    first, second = modalities
-    known = table["modality"].isin(modalities)
-    other = table["modality"].where(known).map({first: second, second: first})
-    names = set(zip(table["modality"], table["name"], strict=True))
-    table["partner"] = [key in names for key in zip(other, table["name"], strict=True)]
-    table["pair"] = table["name"].where(table["partner"])
-    table["size"] = (table["width"].astype("string") + "x" + table["height"].astype("string")).astype("object")
-    sizes = dict(zip(zip(table["modality"], table["name"], strict=True), table["size"], strict=True))
-    partner_size = pd.Series([sizes.get(key) for key in zip(other, table["name"], strict=True)], table.index)
-    mismatch = table["size"].notna() & partner_size.notna() & (table["size"] != partner_size)
-    table["size_mismatch"] = (table["size"] + " against " + partner_size).where(mismatch)
-    table["subject_pairs"] = table.groupby("subject")["pair"].transform("nunique")
-    return table
+def _sharpness(levels: npt.NDArray[np.uint8]) -> float:
+    """Mean squared Laplacian over mean squared gradient: low after blur, high with noise, whatever the contrast."""
+    if min(levels.shape) < 3:
+        return 0.0
+    f = levels.astype(np.float32)
+    middle = f[1:-1, 1:-1]
+    down, right = (f[2:, 1:-1] - f[:-2, 1:-1]) / 2, (f[1:-1, 2:] - f[1:-1, :-2]) / 2
+    curved = f[2:, 1:-1] + f[:-2, 1:-1] + f[1:-1, 2:] + f[1:-1, :-2] - 4 * middle
+    slope = float((down**2 + right**2).mean())
+    return float((curved**2).mean()) / slope if slope else 0.0

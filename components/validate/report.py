@@ -14,7 +14,8 @@ class Finding:
     """An expectation that does not hold.
 
     `count` images offend; `files` are the first ten of them and `details`, in the same order, what was measured there.
-    An expectation on the dataset as a whole names no file: its `complaint` says what was found.
+    An expectation on the dataset as a whole names no file, one on drift the images furthest away: its `complaint` says
+    what was found.
     """
 
     sentence: str
@@ -26,7 +27,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The judgement on one dataset, which `passed` unless something critical failed."""
+    """The judgement on one dataset, which `passed` unless something critical failed.
+
+    `skipped` says what was not judged. The file holds the `statistics` of the data too, which travel with the model.
+    """
 
     passed: bool
     images: int
@@ -35,6 +39,7 @@ class ValidationReport:
     expectations: int
     critical_failures: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
+    skipped: tuple[str, ...]
 
     def require_passed(self) -> None:
         """Raise InputError, all critical failures in one line, where the dataset did not pass."""
@@ -53,4 +58,6 @@ class ValidationReport:
             )
             for kind in ("critical_failures", "warnings")
         }
-        return cls(**{field.name: told[field.name] for field in fields(cls)} | findings)
+        return cls(
+            **{field.name: told[field.name] for field in fields(cls)} | findings | {"skipped": tuple(told["skipped"])}
+        )

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.layout import IN_COLOUR
-from components.validate.measurements import BACKGROUND_LEVEL, measure_images, read_facts
+from components.validate.drift import Bounds, bounds, summarise
+from components.validate.expectations import Check, checks
+from components.validate.measurements import measure_images, read_facts
+from components.validate.pairing import named_split
+from components.validate.reference import Reference
 from components.validate.report import Finding, ValidationReport
 from model.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from great_expectations.expectations.expectation import Expectation
 
-MIN_SIDE = 16
-# A split by subject needs one to train on, one for validation and one for the test.
-MIN_SUBJECTS = 3
 _FILES_TOLD = 10
-_GREY_MODES = ["1", "L", "I", "I;16", "I;16B", "F"]
-
-
-@dataclass(frozen=True)
-class _Check:
-    sentence: str
-    # Goes behind "3 images"; where no single image is at fault, a sentence of its own around {found}.
-    complaint: str
-    expectation: Expectation
+_NO_REFERENCE = Reference(missing="no champion was named")
 
 
 def validate_dataset(
-    folder: Path, docs_file: Path, report_file: Path, min_pairs: int = 6, size: int = 0
+    folder: Path,
+    docs_file: Path,
+    report_file: Path,
+    min_pairs: int = 6,
+    reference: Reference = _NO_REFERENCE,
+    size: int = 0,
 ) -> ValidationReport:
     """Judge an ingested folder; write the Data Docs (one HTML file that loads nothing) and the report (JSON).
 
@@ -46,6 +41,7 @@ def validate_dataset(
         docs_file: where the page goes.
         report_file: where the report goes.
         min_pairs: the fewest complete pairs worth training on.
+        reference: the champion's training data, to tell drift.
         size: the side in pixels that images will be brought to, so that they may differ; 0 where they must not.
 
     Raises:
@@ -55,135 +51,25 @@ def validate_dataset(
         raise InputError(f"min_pairs is {min_pairs}; ask for at least 1 pair")
     facts = read_facts(folder)
     table = measure_images(folder)
+    statistics = summarise(table)
+    drift = bounds(reference.statistics, statistics) if reference.statistics else []
 
     # Great Expectations takes 6 seconds to import, so bad input is told before.
     from components.validate.docs import render_page
 
-    checks = _checks(table, min_pairs, size)
+    applied = checks(table, min_pairs, size, drift, reference.champion)
     with tempfile.TemporaryDirectory() as site:
-        results = _run(table, checks, Path(site))
-        report = _report(table, checks, results)
+        results = _run(table, applied, Path(site))
+        report = _report(table, applied, results, _skipped(table, drift, reference))
         page = render_page(Path(site), report, facts)
-    content = {"dataset": facts, "min_pairs": min_pairs} | asdict(report)
+    travelling = {"collection": facts.get("collection"), "version": facts.get("version"), "modalities": statistics}
+    content = {"dataset": facts, "min_pairs": min_pairs} | asdict(report) | {"statistics": travelling}
     _write(docs_file, page)
     _write(report_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return report
 
 
-def _checks(table: pd.DataFrame, min_pairs: int, wanted: int) -> list[_Check]:
-    import great_expectations.expectations as gx
-
-    def check(severity: str, sentence: str, complaint: str, kind: type[Expectation], **arguments: Any) -> _Check:
-        # GX keeps the severity but does not show it in the Data Docs, so the description says it too.
-        description = f"{sentence} ({severity})"
-        return _Check(sentence, complaint, kind(description=description, severity=severity, **arguments))
-
-    critical, warning = partial(check, "critical"), partial(check, "warning")
-    each, one_of, distinct = (
-        gx.ExpectColumnValuesToBeBetween,
-        gx.ExpectColumnValuesToBeInSet,
-        gx.ExpectColumnUniqueValueCountToBeBetween,
-    )
-    size = next(iter(table["size"].mode()), "none")
-    colour = table["modality"].isin(IN_COLOUR)
-    return [
-        critical("Every file is a readable PNG image.", "unreadable", gx.ExpectColumnValuesToBeNull, column="problem"),
-        critical(
-            "Every image has a partner of the same name in the other modality.",
-            "without partner",
-            one_of,
-            column="partner",
-            value_set=[True],
-        ),
-        critical(
-            f"Every image is grey{', but those of PET and SPECT' if colour.any() else ''}.",
-            "not grey",
-            one_of,
-            column="grey_mode",
-            value_set=_GREY_MODES,
-        ),
-        critical("Every image has 8 bits a sample.", "not 8-bit", one_of, column="bit_depth", value_set=[8]),
-        critical(
-            "The two images of a pair have the same size.",
-            "of another size than the partner",
-            gx.ExpectColumnValuesToBeNull,
-            column="size_mismatch",
-        ),
-        (warning if wanted else critical)(
-            f"All images have one size (here {size}).", f"not of size {size}", one_of, column="size", value_set=[size]
-        ),
-        critical(
-            f"Every image is at least {MIN_SIDE} pixels wide.",
-            f"under {MIN_SIDE} pixels wide",
-            each,
-            column="width",
-            min_value=MIN_SIDE,
-        ),
-        critical(
-            f"Every image is at least {MIN_SIDE} pixels high.",
-            f"under {MIN_SIDE} pixels high",
-            each,
-            column="height",
-            min_value=MIN_SIDE,
-        ),
-        critical(
-            "No image is of one grey level throughout.",
-            "of one grey level",
-            gx.ExpectColumnPairValuesAToBeGreaterThanB,
-            column_A="max",
-            column_B="min",
-            ignore_row_if="either_value_is_missing",
-        ),
-        critical(
-            "No two images are the same, pixel by pixel, in one modality or across both.",
-            "with the same content as another",
-            gx.ExpectColumnValuesToBeUnique,
-            column="sha256",
-        ),
-        critical(
-            f"There are at least {MIN_SUBJECTS} subjects, so that a split by subject is possible.",
-            f"only {{found}} of the {MIN_SUBJECTS} subjects needed",
-            distinct,
-            column="subject",
-            min_value=MIN_SUBJECTS,
-        ),
-        critical(
-            f"There are at least {min_pairs} complete pairs.",
-            f"only {{found}} of the {min_pairs} pairs needed",
-            distinct,
-            column="pair",
-            min_value=min_pairs,
-        ),
-        warning(
-            "The mean grey level of every image is between 2 and 160.",
-            "of implausible mean",
-            each,
-            column="mean",
-            min_value=2,
-            max_value=160,
-        ),
-        warning(
-            f"Background (grey level up to {BACKGROUND_LEVEL}) covers between 5 % and 95 % of every image.",
-            "of implausible background",
-            each,
-            column="background",
-            min_value=0.05,
-            max_value=0.95,
-        ),
-        warning(
-            "The entropy of every image is at least 1 bit.", "of little content", each, column="entropy", min_value=1
-        ),
-        warning(
-            "Every subject has at least 2 pairs.",
-            "of a subject with few pairs",
-            each,
-            column="subject_pairs",
-            min_value=2,
-        ),
-    ]
-
-
-def _run(table: pd.DataFrame, checks: list[_Check], site: Path) -> dict[str, Any]:
+def _run(table: pd.DataFrame, applied: list[Check], site: Path) -> dict[str, Any]:
     """The result of every expectation, by its description; the site goes into the folder."""
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
@@ -204,7 +90,7 @@ def _run(table: pd.DataFrame, checks: list[_Check], site: Path) -> dict[str, Any
     )
     context = gx.get_context(project_config=config, mode="ephemeral")
     suite = context.suites.add(gx.ExpectationSuite(name="pairs"))
-    for check in checks:
+    for check in applied:
         suite.add_expectation(check.expectation)
     images = context.data_sources.add_pandas("ingest").add_dataframe_asset("images")
     definition = context.validation_definitions.add(
@@ -225,37 +111,59 @@ def _run(table: pd.DataFrame, checks: list[_Check], site: Path) -> dict[str, Any
     return {result.expectation_config.description: result for result in results}
 
 
-def _report(table: pd.DataFrame, checks: list[_Check], results: dict[str, Any]) -> ValidationReport:
+def _skipped(table: pd.DataFrame, drift: list[Bounds], reference: Reference) -> tuple[str, ...]:
+    skipped = []
+    if not named_split(table):
+        skipped.append("Subjects in two splits: the data names no split; the preprocess step makes one by subject.")
+    if not drift:
+        missing = reference.missing or f"{reference.champion} or this data has too few subjects"
+        skipped.append(f"Drift from the champion's training data: {missing}.")
+    return tuple(skipped)
+
+
+def _report(
+    table: pd.DataFrame, applied: list[Check], results: dict[str, Any], skipped: tuple[str, ...]
+) -> ValidationReport:
     found: dict[str, list[Finding]] = {"critical": [], "warning": []}
-    for check in checks:
+    for check in applied:
         result = results[check.expectation.description]
         if not result.success:
-            found[check.expectation.severity].append(_finding(check, result))
+            found[check.expectation.severity].append(_finding(check, result, table))
     return ValidationReport(
         passed=not found["critical"],
         images=len(table),
         pairs=int(table["pair"].nunique()),
         subjects=int(table["subject"].nunique()),
-        expectations=len(checks),
+        expectations=len(applied),
         critical_failures=tuple(found["critical"]),
         warnings=tuple(found["warning"]),
+        skipped=skipped,
     )
 
 
-def _finding(check: _Check, result: Any) -> Finding:
+def _finding(check: Check, result: Any, table: pd.DataFrame) -> Finding:
     content = result.to_json_dict()["result"]
     if not content:
         raise RuntimeError(f"{check.sentence}: Great Expectations could not tell: {result.exception_info}")
     if "observed_value" in content:
-        return Finding(check.sentence, check.complaint.format(found=content["observed_value"]), 0, (), ())
-    offenders = content["unexpected_index_list"]
-    first = [dict(offender) for offender in offenders[:_FILES_TOLD]]
+        complaint = check.complaint.format(found=content["observed_value"])
+        offenders = _furthest(table, check.bounds) if check.bounds else []
+    else:
+        offenders = [dict(offender) for offender in content["unexpected_index_list"]]
+        images = "1 image" if len(offenders) == 1 else f"{len(offenders)} images"
+        complaint = f"{images} {check.complaint} ({offenders[0]['path']}{', ...' if len(offenders) > 1 else ''})"
+    first = offenders[:_FILES_TOLD]
     files = tuple(offender.pop("path") for offender in first)
     details = tuple(", ".join(map(_told, offender.items())) for offender in first)
-    count = len(offenders)
-    images = f"{count} image" if count == 1 else f"{count} images"
-    complaint = f"{images} {check.complaint} ({files[0]}{', ...' if count > 1 else ''})"
-    return Finding(check.sentence, complaint, count, files, details)
+    return Finding(check.sentence, complaint, len(offenders), files, details)
+
+
+def _furthest(table: pd.DataFrame, bounds: Bounds) -> list[dict[str, Any]]:
+    """The images of the modality that lie outside the bounds, the furthest first."""
+    of_modality = table.loc[table["modality"] == bounds.modality, ["path", bounds.statistic]].dropna()
+    away = (of_modality[bounds.statistic].astype(float) - bounds.centre).abs()
+    order = away[away > bounds.margin].sort_values(ascending=False, kind="stable").index
+    return list(of_modality.loc[order].to_dict("records"))
 
 
 def _told(measured: tuple[str, Any]) -> str:

@@ -27,6 +27,7 @@ from urllib3 import Retry
 from components.image import IMAGE
 from components.register import component, gate, registry
 from components.register.record import Origin
+from components.validate.reference import find_reference
 from model.errors import InputError
 from model.fuser import Fuser, FuserConfig
 from model.network import FusionNetwork
@@ -34,6 +35,7 @@ from model.network import FusionNetwork
 ROOT = Path(__file__).parents[2]
 DATASET = "0123456789abcdef" * 2 + ".dir"
 ORIGIN = Origin(profile="quick", git_commit="c0ffee", code_version="0.1.0")
+STATISTICS = {"collection": "CT-MRI", "modalities": {"CT": {"images": 3, "subjects": 3}}}
 CONSUMER = """
 import sys, json, mlflow, numpy
 mlflow.set_tracking_uri(sys.argv[1])
@@ -151,10 +153,11 @@ class Folders:
     model: Path
     evaluation: Path
     packed: Path
+    validation: Path
 
 
 def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, Any] | None = None) -> Folders:
-    folders = Folders(root / "model", root / "evaluation", root / "packed")
+    folders = Folders(root / "model", root / "evaluation", root / "packed", root / "validation.json")
     torch.manual_seed(seed)
     Fuser(FusionNetwork(), FuserConfig("sfnn")).save(folders.model)
     losses = {"total": 0.5, "l2": 0.25, "gradient": 0.5, "perceptual": 0.75}
@@ -172,12 +175,14 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     splits = {split: [{"name": name, "subject": name[0], "slice": 1}] for split, name in entries.items()}
     index = {"dataset_version": DATASET, "collection": "CT-MRI", "modalities": ["CT", "MRI"], "splits": splits}
     (folders.packed / "index.json").write_text(json.dumps(index))
+    folders.validation.write_text(json.dumps({"passed": True, "statistics": STATISTICS}))
     return folders
 
 
 def register(folders: Folders, uri: str, name: str) -> registry.Registration:
     three = (folders.model, folders.evaluation, folders.packed)
-    return registry.register(*three, ORIGIN, tracking_uri=uri, experiment="fusion", model_name=name)
+    names = {"experiment": "fusion", "model_name": name}
+    return registry.register(*three, ORIGIN, tracking_uri=uri, **names, validation=folders.validation)
 
 
 def stacks() -> dict[str, np.ndarray]:
@@ -256,6 +261,17 @@ class TestVersion:
         assert mlflow.models.get_model_info(made.uri).signature.inputs.input_names() == ["spect", "mri"]
         assert "`spect` and `mri`" in store.client.get_registered_model("spect-mri").description
         assert store.client.get_model_version("spect-mri", made.version).tags["collection"] == "SPECT-MRI"
+
+    def test_the_champion_tells_the_statistics_of_the_data_it_learned_from(
+        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert registry.champion_statistics("ct-mri", store.uri) == ("1", STATISTICS)
+        assert registry.champion_statistics("nobody", store.uri) == ("", None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        found = find_reference("ct-mri", "CT-MRI")
+        assert (found.champion, found.statistics) == ("ct-mri version 1", STATISTICS["modalities"])
+        assert find_reference("ct-mri", "PET-MRI").missing == "ct-mri version 1 learned from CT-MRI"
+        assert find_reference("nobody", "CT-MRI").missing == "nobody has no champion yet"
 
     def test_its_files_lie_beside_the_database(self, store: SimpleNamespace) -> None:
         location = store.client.get_experiment_by_name("fusion").artifact_location
@@ -470,10 +486,15 @@ class TestResolve:
 
 @dsl.component(install_kfp_package=False)
 def provide(
-    root: str, packed: dsl.Output[dsl.Dataset], model: dsl.Output[dsl.Model], table: dsl.Output[dsl.Dataset]
+    root: str,
+    packed: dsl.Output[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    table: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.Artifact],
 ) -> None:
     import shutil
 
+    shutil.copyfile(f"{root}/validation.json", report.path)
     for name, artifact in (("packed", packed), ("model", model), ("evaluation", table)):
         shutil.copytree(f"{root}/{name}", artifact.path)
 
@@ -482,6 +503,7 @@ def provide(
 def alone(root: str) -> None:
     given = provide(root=root).outputs
     folders = {"dataset": given["packed"], "model": given["model"], "evaluation": given["table"]}
+    folders["validation"] = given["report"]
     names = {"experiment": "fusion", "model_name": "served", "profile": "quick"}
     component.register(**folders, **names, git_commit="c0ffee", code_version="0.1.0")
 
@@ -492,6 +514,7 @@ def run_component(folders: Folders, out: Path) -> dict[str, Any]:
         "dataset": dsl.Dataset(uri=str(folders.packed)),
         "model": dsl.Model(uri=str(folders.model)),
         "evaluation": dsl.Dataset(uri=str(folders.evaluation)),
+        "validation": dsl.Artifact(uri=str(folders.validation)),
         "registration": dsl.Artifact(uri=str(out / "registration.json")),
         "summary": dsl.Markdown(uri=str(out / "summary.md")),
     }

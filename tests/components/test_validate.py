@@ -11,6 +11,8 @@ import pytest
 from kfp import compiler, dsl, local
 from PIL import Image
 
+from components.ingest.dataset import ingest
+from components.ingest.phantom import PhantomConfig
 from components.validate.component import validate
 from components.validate.measurements import measure_images
 from components.validate.report import ValidationReport
@@ -23,20 +25,27 @@ SUBJECTS, SLICES, SIDE = ("2", "16", "20", "33", "41"), 3, 64
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """Fifteen pairs of five subjects, discs of noise on black, as ingest leaves them."""
+    """Fifteen small phantom pairs of five subjects, as ingest leaves them."""
     folder = tmp_path_factory.mktemp("ingested")
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    for modality in ("CT", "MRI"):
-        (folder / "CT-MRI" / modality).mkdir(parents=True)
-        for subject in SUBJECTS:
-            for number in range(SLICES):
-                levels = np.where(x**2 + y**2 < 600, random.integers(40, 200, (SIDE, SIDE)), 0)
-                save(levels.astype(np.uint8), folder / "CT-MRI" / modality / f"{subject}{number:03}.png")
+    phantom = PhantomConfig(subjects=len(SUBJECTS), slices=SLICES, size=SIDE)
+    ingest("phantom", "", phantom, folder / "made")
+    drawn = {
+        subject: SUBJECTS[number] for number, subject in enumerate(sorted({s[:-3] for s in stems(folder / "made")}))
+    }
+    for path in (folder / "made").glob("CT-MRI/*/*.png"):
+        if path.parent.name in ("CT", "MRI"):
+            target = folder / "CT-MRI" / path.parent.name / f"{drawn[path.stem[:-3]]}{int(path.stem[-3:]) - 1:03}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    shutil.rmtree(folder / "made")
     facts = {"source": "made up", "collection": "CT-MRI", "modalities": ["CT", "MRI"], "version": "0" * 32 + ".dir"}
     (folder / "dataset.json").write_text(json.dumps(facts | {"pairs": 15, "subjects": 5}))
     write_manifest(folder)
     return folder
+
+
+def stems(folder):
+    return [path.stem for path in folder.glob("CT-MRI/CT/*.png")]
 
 
 @pytest.fixture
@@ -179,7 +188,8 @@ def test_warnings_name_their_files_and_do_not_stop(folder):
     files = {finding.sentence.split(" of ")[0]: finding.files for finding in report.warnings}
     assert files == {
         "The mean grey level": ("CT-MRI/CT/2000.png",),
-        "Background (grey level up to 5) covers between 5 % and 95 %": ("CT-MRI/CT/2000.png", "CT-MRI/CT/2001.png"),
+        "Background (grey level up to 5) covers between 5% and 95%": ("CT-MRI/CT/2000.png", "CT-MRI/CT/2001.png"),
+        "Every image looks like its modality.": ("CT-MRI/CT/2001.png", "CT-MRI/CT/2002.png"),
         "The entropy": ("CT-MRI/CT/2002.png",),
         "Every subject has at least 2 pairs.": ("CT-MRI/CT/41000.png", "CT-MRI/MRI/41000.png"),
     }
@@ -257,7 +267,13 @@ def call_component(folder, **parameters):
         "report": dsl.Artifact(uri=str(folder / "out" / "report.json")),
         "metrics": dsl.Metrics(uri=str(folder / "metrics.json")),
     }
-    arguments = {"dataset": dsl.Dataset(uri=str(folder)), "min_pairs": 6, "size": 0, "code_version": "1"} | parameters
+    arguments = {
+        "dataset": dsl.Dataset(uri=str(folder)),
+        "min_pairs": 6,
+        "size": 0,
+        "model_name": "m",
+        "code_version": "1",
+    } | parameters
     try:
         validate.python_func(**arguments, **outputs)
     finally:
@@ -314,7 +330,7 @@ def test_component_under_the_local_runner(clean, tmp_path, monkeypatch):
 
     @dsl.pipeline
     def judged(folder: str):
-        validate(dataset=bring(folder=folder).outputs["dataset"], min_pairs=6, size=0, code_version="1")
+        validate(dataset=bring(folder=folder).outputs["dataset"], min_pairs=6, size=0, model_name="m", code_version="1")
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
@@ -328,7 +344,7 @@ def test_component_under_the_local_runner(clean, tmp_path, monkeypatch):
 def test_component_compiles_with_its_interface(tmp_path):
     compiler.Compiler().compile(validate, str(tmp_path / "validate.json"))
     component = json.loads((tmp_path / "validate.json").read_text())["components"]["comp-validate"]
-    assert set(component["inputDefinitions"]["parameters"]) == {"min_pairs", "size", "code_version"}
+    assert set(component["inputDefinitions"]["parameters"]) == {"min_pairs", "size", "model_name", "code_version"}
     outputs = component["outputDefinitions"]["artifacts"]
     assert outputs["data_docs"]["artifactType"]["schemaTitle"] == "system.HTML"
     assert set(outputs) == {"data_docs", "report", "metrics"}
