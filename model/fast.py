@@ -25,7 +25,7 @@ SMALLEST = 64
 Moments = tuple[int, Tensor, Tensor]
 """The number of pixels of a band of features, and their mean (C,) and variance (C,)."""
 
-_BAND = 16  # rows
+_BAND = 32  # rows
 _REACH = 8  # of the 17x17 kernel
 _BORDER = 3  # the pixels within which padding tells
 _TILE = 64
@@ -190,22 +190,32 @@ class FastDecoder:
         images = encodings.new_empty(count, height, width, 1)
         for encoding, image in zip(encodings, images, strict=True):
             pixels = encoding.permute(1, 2, 0)
-            products = self.taps @ pixels.reshape(-1, CHANNELS).T
-            image[:, :, 0] = self._gathered(products.view(self.side, self.side, height, width)) + self.constant
+            for rows in _bands(height):
+                self._decode(pixels, rows, image[rows, :, 0])
             _mend(image, _edges(pixels, self.layers, every=False), slice(0, height), height)
         return images.permute(0, 3, 1, 2)
 
-    def _gathered(self, products: Tensor) -> Tensor:
-        """The sum over the kernel's taps (side, side, H, W), each product shifted to the pixel that it counts for."""
-        for dim in (-1, -2):
-            length, total = products.shape[dim], products.select(0 if dim == -2 else 1, self.side // 2).clone()
-            for tap in range(self.side):
-                offset, part = tap - self.side // 2, products.select(0 if dim == -2 else 1, tap)
-                if offset:
-                    size = length - abs(offset)
-                    total.narrow(dim, max(0, -offset), size).add_(part.narrow(dim, max(0, offset), size))
-            products = total
-        return products
+    def _decode(self, pixels: Tensor, rows: slice, out: Tensor) -> None:
+        """Put the rows of the image, right but for its border, into `out` (rows, W), given the encoding (H, W, 64).
+
+        The kernel's taps times each pixel of the rows and their neighbourhood are one product (tap, row, column); then
+        each is shifted to the pixel that it counts for: by columns first, then by rows.
+        """
+        height, width, _ = pixels.shape
+        reach = self.side // 2
+        first, last = max(0, rows.start - reach), min(height, rows.stop + reach)
+        products = self.taps @ pixels[first:last].reshape(-1, CHANNELS).T
+        columns = products.view(self.side, self.side, last - first, width)
+        lines = columns[:, reach].clone()
+        for tap in range(self.side):
+            if offset := tap - reach:
+                size = width - abs(offset)
+                lines.narrow(2, max(0, -offset), size).add_(columns[:, tap].narrow(2, max(0, offset), size))
+        out[:] = self.constant
+        for tap, line in enumerate(lines):
+            start, stop = (min(max(row + tap - reach, first), last) for row in (rows.start, rows.stop))
+            where = start - (tap - reach) - rows.start
+            out[where : where + stop - start] += line[start - first : stop - first]
 
 
 def _moments(band: Tensor) -> Moments:

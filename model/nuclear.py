@@ -9,6 +9,7 @@ from torch.nn import functional as F
 _BAND, _SPARSE = 32, 16  # rows
 _LIKELY = 16  # maps
 _PARTS = 4
+_ROUNDED = 1e-5
 _ITERATIONS = 30
 
 
@@ -59,13 +60,14 @@ def _bounds(maps: Tensor) -> Tensor:
     sqrt(min(H, W)) times its Frobenius norm. V spans M^T M of a few columns that each cover a part of the width, so M V
     has nearly all of M's energy.
     """
-    m, width = maps.double(), maps.shape[2]
+    width = maps.shape[2]
     parts = torch.arange(width) * min(_PARTS, width) // max(width, 1)
-    v = torch.linalg.qr(m.mT @ (m @ F.one_hot(parts).double()))[0]
-    seen = m @ v
-    energy, part = (torch.linalg.matrix_norm(x).square() for x in (m, seen))
-    rest = (energy - part).clamp_min(0)
-    bounds: Tensor = _nuclear_norms(seen) + (min(m.shape[1:]) * rest).sqrt()
+    v = torch.linalg.qr(maps.mT @ (maps @ F.one_hot(parts).to(maps)))[0]
+    seen = maps @ v
+    energy, part = (torch.linalg.matrix_norm(x).square() for x in (maps, seen))
+    # What float32 may have rounded away is added to the rest.
+    rest = (energy - part).clamp_min(0) + _ROUNDED * energy
+    bounds: Tensor = _nuclear_norms(seen) + (min(maps.shape[1:]) * rest).sqrt()
     return bounds
 
 
