@@ -311,7 +311,7 @@ def test_registration_is_told_pair_by_pair_and_in_sum(dataset, tmp_path):
 
 
 def report(path, **changes) -> dsl.Artifact:
-    passed = ValidationReport(True, 16, 8, 4, 16, (), ())
+    passed = ValidationReport(True, 16, 8, 4, 16, (), (), ())
     path.write_text(json.dumps(asdict(passed) | changes, default=list))
     return dsl.Artifact(uri=str(path))
 
