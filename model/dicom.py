@@ -23,22 +23,23 @@ _PIXEL_TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation"),
 )
-# Nothing else is ever decoded, so nothing else can be told.
+# Nothing else is ever decoded, so nothing else can be told; of PatientID and StudyInstanceUID only a hash is kept.
 _HEADER_TAGS = (
     *_PIXEL_TAGS,
     *("SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType", "BurnedInAnnotation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "DetectorInformationSequence", "NumberOfSlices"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "StudyInstanceUID"),
 )
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What one file says of its series, and its slices."""
+    """What one file says of its series, and its slices; `whose` is a salted hash of patient and study, to compare."""
 
     series: str
+    whose: int
     modality: str
     frame: str
     localizer: bool
@@ -63,6 +64,8 @@ def read_dicom(path: Path, modality: str = "") -> Volume:
     if not headers:
         raise InputError(f"{path} holds no DICOM image; give the series' image files")
     series = _choose(headers, modality, path)
+    if len({header.whose for header in series}) > 1:
+        raise InputError(f"{path} has files of more than one patient or study in one series; separate them")
     slices, affine = stack([each for header in series for each in header.slices], str(path))
     check_size((len(slices), *slices[0].shape), str(path))
     frames = {header.frame for header in series}
@@ -87,6 +90,7 @@ def _read_header(files: list[Path], number: int, path: Path) -> _Header | None:
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         return _Header(
             series=str(dataset.get("SeriesInstanceUID") or ""),
+            whose=hash((str(dataset.get("PatientID") or ""), str(dataset.get("StudyInstanceUID") or ""))),
             modality=modality if modality in MODALITIES else OTHER,
             frame=frame if _UID.fullmatch(frame) else "",
             localizer="LOCALIZER" in kinds,

@@ -276,6 +276,8 @@ BAD_SERIES = {
     "not finite": lambda m, i: setattr(m, "RescaleSlope", "1e39"),
     "0.001 and 1000 mm": lambda m, i: setattr(m, "PixelSpacing", [0, 0]),
     "differ in size": lambda m, i: setattr(m, "PixelSpacing", [1 + i, 1]),
+    "of more than one patient": lambda m, i: setattr(m, "PatientID", f"SECRET{i % 2}"),
+    "more than one patient or study in one series": lambda m, i: setattr(m, "StudyInstanceUID", f"1.{i % 2}"),
     "2 frames of reference": lambda m, i: setattr(m, "FrameOfReferenceUID", f"1.{i % 2}"),
     "in an unknown way": lambda m, i: setattr(m.file_meta, "TransferSyntaxUID", "1.2.3.4"),
     "is deflated": lambda m, i: setattr(m.file_meta, "TransferSyntaxUID", "1.2.840.10008.1.2.1.99"),
