@@ -17,9 +17,10 @@ MODALITIES = (CT, MR, PET, NM)
 # 512 MiB as float32; a head at 512x512 in slices of half a millimetre has three quarters of it.
 MAX_VOXELS = 2**27
 MAX_SIDE = 4096
+# What a CT of a head reaches in the air around it, of about -1000.
+AIR_HU = -900
 
 _SUFFIXES = (".nii", ".nii.gz", ".dcm", ".dicom", ".ima")
-_AIR_HU = -900
 _ROBUST_PERCENT = (0.5, 99.5)
 _SAMPLED = 2**22
 
@@ -69,7 +70,7 @@ class Volume:
     @property
     def is_ct(self) -> bool:
         """Whether the pixels are Hounsfield units: said so, or of no said modality and with air at about -1000."""
-        return self.modality == CT or (self.modality == OTHER and float(self.pixels.min()) <= _AIR_HU)
+        return self.modality == CT or (self.modality == OTHER and float(self.pixels.min()) <= AIR_HU)
 
 
 def is_volume(path: Path) -> bool:

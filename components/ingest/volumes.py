@@ -17,7 +17,7 @@ from PIL import Image
 from components.ingest.layout import COLLECTIONS
 from model.errors import InputError
 from model.pairing import pair_volumes
-from model.volumes import CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
+from model.volumes import AIR_HU, CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
 
 # DICOM's codes of what may lie in the folder of a modality.
 _CODES = {"CT": (CT,), "MRI": (MR,), "PET": (PET,), "SPECT": (NM, PET)}
@@ -96,7 +96,21 @@ def _read(path: Path, name: str, collection: str) -> Volume:
         raise InputError(
             f"{path} is {volume.modality}, where {collection} takes {name}; check the order and --collection"
         )
+    if path.name.lower().endswith((".nii", ".nii.gz")) and path.is_file():
+        _check_air(volume, path, name)
     return volume
+
+
+def _check_air(volume: Volume, path: Path, name: str) -> None:
+    """Refuse NIfTI, which does not tell its modality, where its least value is not of the one it is taken as."""
+    least = float(volume.pixels.min())
+    if name == "CT" and least > AIR_HU:
+        raise InputError(
+            f"{path} is taken as CT, but has no air ({AIR_HU} HU or less): its least value is {least:g}; check the "
+            "order, or give Hounsfield units"
+        )
+    if name != "CT" and least <= AIR_HU:
+        raise InputError(f"{path} is taken as {name}, but has values as low as {least:g}, as CT has; check the order")
 
 
 def _levels(volume: Volume, index: int, limits: tuple[float, float]) -> Levels:

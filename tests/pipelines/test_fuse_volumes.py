@@ -186,6 +186,9 @@ def test_volumes_become_slice_pairs_and_subjects_are_added_one_after_another(tmp
         ("air.nii", "mr2.nii", "-o", "atlas", "--subject", "3"): "shows anything in both",
         ("study1", "mr2.nii", "-o", "new", "--subject", "3", "--collection", "PET-MRI"): "holds 2 series",
         ("air.nii", "mr2.nii", "-o", "new", "--subject", "3"): "shows anything in both",
+        ("mr2.nii", "ct2.nii", "-o", "new", "--subject", "3"): "mr2.nii is taken as CT, but has no air",
+        ("ct2.nii", "air.nii", "-o", "new", "--subject", "3"): "air.nii is taken as MRI, but has values as low as",
+        ("air.nii", "mr2.nii", "-o", "new", "--subject", "3", "--collection", "PET-MRI"): "is taken as PET, but",
         ("ct2.nii", "mr2.nii", "-o", "ct2.nii", "--subject", "3"): "ct2.nii is a file",
         ("ct2.nii", "mr2.nii", "-o", "no/new", "--subject", "3"): "cannot write no/new",
     }
