@@ -16,11 +16,12 @@ from PIL import Image
 
 from components.ingest.layout import COLLECTIONS
 from model.errors import InputError
+from model.images import read_luma_bytes
 from model.pairing import pair_volumes
 from model.volumes import AIR_HU, CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
 
 # DICOM's codes of what may lie in the folder of a modality.
-_CODES = {"CT": (CT,), "MRI": (MR,), "PET": (PET,), "SPECT": (NM, PET)}
+_CODES = {"CT": (CT,), "MRI": (MR,), "PET": (PET,), "SPECT": (NM,)}
 MOST_SLICES = 999
 # The same as what validation takes for background, and the share of an image that must not be.
 EMPTY_LEVEL, LEAST_CONTENT = 5, 0.01
@@ -133,8 +134,8 @@ def _check_size(target: Path, size: str, first: Path) -> None:
     there = next(iter(sorted(target.glob("*/*.png"))), None)
     if there is None:
         return
-    with Image.open(there) as image:
-        known = f"{image.width}x{image.height}"
+    height, width = read_luma_bytes(there)[0].shape
+    known = f"{width}x{height}"
     if known != size:
         raise InputError(
             f"the slices of {first} are {size}, those in {target} {known}; resample the volumes to one size"

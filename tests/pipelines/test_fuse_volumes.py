@@ -198,6 +198,27 @@ def test_volumes_become_slice_pairs_and_subjects_are_added_one_after_another(tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_spect_is_nuclear_medicine_and_no_pet(tmp_path, fusion, refused):
+    for kind, pixels in (("PT", MR), ("NM", MR), ("MR", MR)):
+        series(tmp_path / kind, pixels, OBLIQUE, kind)
+    for kind, modality, other in (("PT", "SPECT", "NM"), ("NM", "PET", "PT")):
+        end = ("MR", "-o", "atlas", "--subject", "1", "--collection", f"{modality}-MRI")
+        assert f"{kind} is {kind}, where {modality}-MRI takes {modality}" in refused("data", "volumes", kind, *end)
+        assert fusion("data", "volumes", other, *end).returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut"])
+def test_an_image_in_the_dataset_that_cannot_be_read_is_named_in_one_line(tmp_path, fusion, refused, content):
+    for name, pixels in (("ct.nii", CT), ("mr.nii", MR)):
+        nifti(tmp_path / name, pixels, ras(axial(4)))
+    assert fusion("data", "volumes", "ct.nii", "mr.nii", "-o", "atlas", "--subject", "1").returncode == 0
+    first = tmp_path / "atlas" / "CT-MRI" / "CT" / "1001.png"
+    content = first.read_bytes()[:200] if content is None else content
+    first.unlink()
+    first.write_bytes(content)
+    assert "CT-MRI/CT/1001.png is " in refused("data", "volumes", "ct.nii", "mr.nii", "-o", "atlas", "--subject", "2")
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_subject_whose_import_dies_is_not_there_and_can_be_added_again(tmp_path, fusion, monkeypatch, replaced):
     for name, pixels in (("ct.nii", CT), ("mr.nii", MR)):
