@@ -2,11 +2,11 @@
 
 import re
 
-_BREAKS_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BREAKS_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:
-    """The text with every line break and control character escaped, as a file name may hold them."""
+    """The text with every line break, control character and lone surrogate escaped, as a file name may hold them."""
     return _BREAKS_A_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -14,16 +14,16 @@ import numpy as np
 
 from model.errors import InputError
 from model.images import write_atomically
-from model.volumes import OTHER, Affine, Volume, check_size, check_values
+from model.volumes import ALIGNED, OTHER, Affine, Volume, check_size, check_values
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
 Dtype = Literal["uint8", "float32"]
 
-# NIfTI's codes of spaces; an "aligned" one is the scanner space of some image of the same head.
-_FRAMES = {1: "scanner", 2: "scanner", 3: "talairach", 4: "mni"}
-_CODES = {"scanner": 1, "talairach": 3, "mni": 4}
+# NIfTI's codes of spaces; an "aligned" one is that of another file, which the header does not name.
+_FRAMES = {1: "scanner", 2: ALIGNED, 3: "talairach", 4: "mni"}
+_CODES = {"scanner": 1, ALIGNED: 2, "talairach": 3, "mni": 4}
 _HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}
 _AXIAL = (("L", "R"), ("P", "A"), ("I", "S"))
 _UNITS_MM = {"meter": 1000.0, "mm": 1.0, "unknown": 1.0, "micron": 0.001}

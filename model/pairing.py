@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from model.errors import InputError
-from model.volumes import Affine, Pixels, Volume
+from model.volumes import ALIGNED, Affine, Pixels, Volume
 
 SAME_GRID_MM = 0.01
 LEAST_OVERLAP = 0.5
-_NIFTI_FRAMES = ("scanner", "talairach", "mni")
+_NIFTI_FRAMES = ("scanner", ALIGNED, "talairach", "mni")
 _SAMPLES_A_SIDE = 64
 
 
@@ -29,13 +29,20 @@ def pair_volumes(first: Volume, second: Volume) -> VolumePair:
     On one grid (the same shape, every corner within 0.01 mm) they are paired as they are. Otherwise the second is
     resampled, trilinearly, and is as dark as its least value where it was not imaged; that takes one frame of reference
     (DICOM's UID), or a NIfTI file in scanner space beside a DICOM series or another one, and an overlap of at least
-    half of the smaller volume. Raises InputError where that is not so.
+    half of the smaller volume; NIfTI's "aligned" space is never enough, for it does not say to what. Raises InputError
+    where that is not so.
     """
     frames = first.frame, second.frame
     unlike = "" not in frames and frames[0] != frames[1] and not _mixed(*frames)
     if same_grid(first, second):
         note = ", though they name different frames of reference" if unlike else ""
         return VolumePair(first, second, f"on one grid{note}")
+    if ALIGNED in frames:
+        which = " and ".join(name for name, frame in zip(("first", "second"), frames, strict=True) if frame == ALIGNED)
+        raise InputError(
+            f"the {which} volume is in NIfTI's aligned space (code 2), which does not say to what, and the two are on "
+            "different grids; resample the second onto the grid of the first and give the result"
+        )
     if unlike:
         raise InputError(
             "the two volumes are in different frames of reference, so where one lies in the other is unknown; register "

@@ -14,6 +14,8 @@ Affine = npt.NDArray[np.float64]
 
 CT, MR, PET, NM, OTHER = "CT", "MR", "PT", "NM", "OT"
 MODALITIES = (CT, MR, PET, NM)
+# The frame of a volume that was aligned to another one, nobody says which.
+ALIGNED = "aligned"
 # 512 MiB as float32; a head at 512x512 in slices of half a millimetre has three quarters of it.
 MAX_VOXELS = 2**27
 MAX_SIDE = 4096
@@ -51,8 +53,8 @@ class Volume:
     `pixels` is float32 (D, H, W): slice, row, column, in the source's units (Hounsfield units for CT). `affine` (4, 4)
     takes (column, row, slice, 1) to millimetres in patient space, axes to the right, front and top of the patient
     (RAS). `modality` is DICOM's code of it: CT, MR, PT, NM, or OT for any other and unknown. `frame` is the space that
-    the affine leads to: a DICOM frame of reference UID, "scanner", "talairach" or "mni" as NIfTI says it, or "" where
-    nobody says. `clean` is whether the source states that no annotation is burned into its pixels.
+    the affine leads to: a DICOM frame of reference UID, "scanner", "aligned", "talairach" or "mni" as NIfTI says it, or
+    "" where nobody says. `clean` is whether the source states that no annotation is burned into its pixels.
     """
 
     pixels: Pixels

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import resource
 import warnings
 from dataclasses import replace
@@ -243,6 +244,20 @@ def test_volumes_on_one_grid_are_paired_as_they_are_and_others_only_within_one_f
         pair_volumes(blob(affine, shape, "scanner"), blob(moved, shape, "mni"))
 
 
+@pytest.mark.parametrize("other", [FRAME, "scanner", "aligned"])
+def test_aligned_nifti_is_paired_on_one_grid_alone(tmp_path, other):
+    aligned = read_volume(nifti(tmp_path / "aligned.nii", PIXELS, ras(axial(6)), code=2))
+    assert aligned.frame == "aligned"
+    shape, moved = PIXELS.shape, ras(axial(6))
+    assert pair_volumes(aligned, blob(moved.copy(), shape, other)).how.startswith("on one grid")
+    moved[0, 3] += 2
+    for pair in ((aligned, blob(moved, shape, other)), (blob(moved, shape, other), aligned)):
+        with pytest.raises(InputError, match="aligned space"):
+            pair_volumes(*pair)
+    write_nifti(tmp_path / "out.nii", replace(aligned, pixels=aligned.pixels / 4000))
+    assert int(nibabel.load(tmp_path / "out.nii").header["sform_code"]) == 2
+
+
 def test_overlap_is_of_the_smaller_volume():
     big, small = blob(np.eye(4), (40, 40, 40)), np.eye(4)
     for shift, share in ((0, 1.0), (35, 0.5), (50, 0.0)):
@@ -352,6 +367,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
     for name, words in cases.items():
         assert words in refusal(tmp_path / name), name
     assert is_volume(tmp_path / "text.nii") and not is_volume(tmp_path / "empty") and not is_volume(tmp_path / "absent")
+
+
+def test_a_message_can_be_written_whatever_the_file_is_called(tmp_path):
+    said = refusal(tmp_path / os.fsdecode(b"head\xff\n.nii"))
+    assert "head\\udcff\\n.nii" in said and said.encode()
 
 
 def test_a_bomb_costs_no_memory(tmp_path):
