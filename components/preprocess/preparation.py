@@ -16,7 +16,7 @@ from model.images import Pixels, read_grey_bytes, read_luma_bytes
 
 NORMALISATIONS = ("none", "percentile")
 LOW, HIGH = 0.005, 0.995
-SMALLEST = 16
+SMALLEST, LARGEST = 16, 4096
 NO_CHROMA = 128
 
 Levels = tuple[tuple[int, int], tuple[int, int]]
@@ -28,8 +28,8 @@ class Preparation:
     """How pairs are prepared.
 
     `size` is the side in pixels that every image is brought to: padded to a square, then averaged over areas where it
-    shrinks and bicubic where it grows; 0 leaves them as they are. `normalise` "percentile" stretches the levels of each
-    modality. `register_pairs` moves the second image of a pair onto the first, see `registration`.
+    shrinks and bicubic where it grows, 16 to 4096; 0 leaves them as they are. `normalise` "percentile" stretches the
+    levels of each modality. `register_pairs` moves the second image of a pair onto the first, see `registration`.
     """
 
     size: int = 0
@@ -39,6 +39,8 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.size and self.size < SMALLEST:
             raise InputError(f"size is {self.size}; give at least {SMALLEST} pixels, or 0 to keep images as they are")
+        if self.size > LARGEST:
+            raise InputError(f"size is {self.size}; give at most {LARGEST} pixels, or 0 to keep images as they are")
         if self.normalise not in NORMALISATIONS:
             raise InputError(f"unknown normalise {self.normalise!r}; choose one of {', '.join(NORMALISATIONS)}")
 

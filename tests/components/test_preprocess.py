@@ -217,6 +217,13 @@ def test_an_image_of_another_size_is_named_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
+def test_a_size_out_of_bounds_is_refused():
+    for size, words in ((8, "at least 16"), (-1, "at least 16"), (4097, "at most 4096"), (10**9, "at most 4096")):
+        with pytest.raises(InputError, match=f"size is {size}; give {words} pixels"):
+            Preparation(size=size)
+    assert Preparation(size=4096).size == 4096
+
+
 def test_images_of_other_sizes_are_brought_to_one(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "dataset")
     names = sorted(path.name for path in (dataset / "CT-MRI" / "CT").iterdir())
