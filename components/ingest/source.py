@@ -1,6 +1,7 @@
 """Where a dataset can be imported from: what every source offers, and a folder as one."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,8 @@ class FolderSource:
         """Read the files one after another."""
         for key, path in wanted.items():
             try:
+                if not stat.S_ISREG((self._folder / path).stat().st_mode):
+                    raise InputError(f"{path} in {self.name} is a pipe or a device and no file; remove it")
                 with (self._folder / path).open("rb") as stream:
                     content = stream.read(MAX_IMAGE_BYTES + 1)
             except OSError as error:

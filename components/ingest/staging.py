@@ -96,7 +96,12 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
     old = staged / "old"
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        target.rename(old)
+        try:
+            target.rename(old)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            raise InputError(f"{target} is a mount point, which an import cannot replace; unmount it") from None
     try:
         tree.rename(target)
     except OSError:

@@ -297,6 +297,72 @@ def test_a_new_version_from_git_names_its_commit(checkout, uncached, tree, publi
     assert fusion("data", "import", "git").stdout.startswith("data/ is complete, nothing to do")
 
 
+@pytest.mark.parametrize("name", ["labels/2004.txt", ".notes", "CT-MRI/truth/2004.png"])
+@pytest.mark.parametrize("given", [["data", "--new-version"], ["data"], ["more", "--add"], []])
+def test_no_import_drops_a_file_that_no_version_has(checkout, uncached, tree, fusion, refused, name, given):
+    fill(checkout, tree)
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    (checkout / "data" / "CT-MRI" / "CT" / "2004.png").unlink()
+    (checkout / "data" / "CT-MRI" / "MRI" / "2004.png").unlink()
+    if "--add" in given or given == ["data"]:
+        shutil.copytree(tree, checkout / "data", dirs_exist_ok=True)
+        write_tree(checkout / "data", {"CT-MRI": ()})
+    kept = checkout / "data" / name
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    if given == ["data"] and name == ".notes":
+        assert "nothing to do" in fusion("data", "import", *given).stdout
+    else:
+        assert f"such as {name}" in refused("data", "import", *given)
+    assert kept.read_text() == "mine" and git(checkout, "diff", PIN) == ""
+
+
+def test_adding_to_a_clone_that_lacks_pinned_images_is_refused(checkout, uncached, tree, refused):
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    assert "lacks 10 pinned images" in refused("data", "import", "more", "--add")
+    assert git(checkout, "diff", PIN) == "" and not (checkout / "data").exists()
+
+
+def test_a_new_version_keeps_the_pinned_one_in_the_cache_or_is_refused(checkout, tree, fusion, refused, tmp_path):
+    shutil.copytree(tree, checkout / "data")
+    old, cache = read_pin(checkout).version, checkout / ".dvc" / "cache" / "files" / "md5"
+    other = write_tree(tmp_path / "other", {"CT-MRI": ("37003",)})
+    (checkout / "data" / "CT-MRI" / "CT" / "2004.png").unlink()
+    assert "images of the pinned version would be dropped" in refused("data", "import", other, "--new-version")
+    shutil.copytree(tree, checkout / "data", dirs_exist_ok=True)
+    assert fusion("data", "import", other, "--new-version").returncode == 0
+    assert (cache / old[:2] / old[2:]).is_file()
+
+
+def test_a_linked_data_folder_is_refused(checkout, uncached, tree, refused, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (checkout / "data").symlink_to(tmp_path / "disk")
+    assert "data is a link, which an import cannot replace" in refused("data", "import", tree)
+    assert (checkout / "data").is_symlink()
+
+
+def test_a_source_is_looked_for_even_where_all_is_here(checkout, uncached, tree, fusion, refused):
+    fill(checkout, tree)
+    assert "no such folder or archive" in refused("data", "import", "/no/such.zip")
+    assert f"nothing to do ({tree} was not read)" in fusion("data", "import", tree).stdout
+
+
+def test_a_name_with_a_line_break_is_no_image(checkout, uncached, tree, refused):
+    for modality in ("CT", "MRI"):
+        (tree / "CT-MRI" / modality / "2004.png").rename(tree / "CT-MRI" / modality / "2004.png\n")
+    assert "does not follow" in refused("data", "import", tree, "--new-version")
+    assert leftovers(checkout) == []
+
+
+def test_a_pipe_or_a_dangling_link_is_not_waited_for(checkout, uncached, tree, refused):
+    os.mkfifo(tree / "CT-MRI" / "CT" / "2006.png")
+    assert "is a pipe or a device" in refused("data", "import", tree)
+    assert "is no file but" in refused("data", "verify", tree)
+    (tree / "CT-MRI" / "CT" / "2006.png").unlink()
+    (tree / "CT-MRI" / "CT" / "2006.png").symlink_to("nothing")
+    assert "is no file but" in refused("data", "verify", tree)
+
+
 # --- sources not to be trusted ----------------------------------------------------------------------------------------
 
 
