@@ -117,8 +117,8 @@ def open_source(
     """The source that `spec` names; raises InputError if there is none or it cannot be opened."""
     if spec == GIT or spec.startswith("git+"):
         origin = _origin(pin)
-        address, _, commit = spec.removeprefix("git+").partition("@") if spec != GIT else ("", "", "")
-        if spec != GIT and not commit and "@" in spec:
+        address, at, commit = _split_commit(spec.removeprefix("git+")) if spec != GIT else ("", "", "")
+        if at and not commit:
             raise InputError(f"{spec} names no commit after the @; give git+URL@COMMIT")
         address, commit = address or str(origin.get("git", "")), commit or str(origin.get("commit", ""))
         if not address or not commit:
@@ -164,6 +164,12 @@ def ensure_cached(root: Path) -> Pin:
 def _origin(pin: Pin) -> dict[str, Any]:
     origin = pin.meta.get("source")
     return dict(origin) if isinstance(origin, dict) else {}
+
+
+def _split_commit(spec: str) -> tuple[str, str, str]:
+    """The address, the @ and the commit of URL@COMMIT; that of ssh://git@host/path is the address's."""
+    address, at, commit = spec.rpartition("@")
+    return (address, at, commit) if at and "/" not in commit else (spec, "", "")
 
 
 def _is_folder(spec: str, folder: Path) -> bool:

@@ -76,8 +76,8 @@ class FolderSource:
             yield key, content
 
     def provenance(self) -> dict[str, str]:
-        """The folder's own name; where it lies on this machine is nobody's business."""
-        return {"folder": self._folder.resolve().name}
+        """That it was a folder; its name may be a patient's, and where it lies is nobody's business."""
+        return {"folder": "on this machine"}
 
 
 class AddedSource:

@@ -231,7 +231,7 @@ def test_more_subjects_make_a_new_version_that_shows_as_pairs(checkout, tree, fu
     new = read_pin(checkout)
     assert new.listed and new.version == folder_version(checkout / "data") != old.version
     assert new.meta["pairs"] == {"CT-MRI": 4, "PET-MRI": 2, "SPECT-MRI": 1}
-    assert new.meta["terms"] == "Free for research." and new.meta["source"] == {"folder": "data"}
+    assert new.meta["terms"] == "Free for research." and new.meta["source"] == {"folder": "on this machine"}
     assert new.meta["earlier"] == [{"version": old.version, **old.meta["source"]}]
     lines = [line[:14] for line in git(checkout, "diff", "-U0", PAIRS).splitlines() if line[0] in "+-"][2:]
     assert lines == ["-CT-MRI,16003,", "+CT-MRI,37003,", "+CT-MRI,37004,", "+SPECT-MRI,300"]
@@ -269,6 +269,14 @@ def test_images_that_are_unfit_or_mislabelled_make_no_version(checkout, tree, re
     assert not (checkout / "data").exists()
 
 
+def test_a_subject_most_of_whose_new_pairs_look_swapped_is_mislabelled(checkout, tree, refused):
+    names = ("37003", "37004", "37005")
+    write_tree(tree, {"CT-MRI": names})
+    for name in names[:2]:
+        swap(*(tree / "CT-MRI" / modality / f"{name}.png" for modality in ("CT", "MRI")))
+    assert "as if swapped, and 1 more are unfit" in refused("data", "import", tree, "--new-version")
+
+
 def swap(a, b):
     content = a.read_bytes()
     a.write_bytes(b.read_bytes())
@@ -283,7 +291,7 @@ def test_an_archive_of_more_subjects_adds_to_what_is_here(checkout, uncached, tr
     assert done.stdout.splitlines()[1:2] == ["  +2   CT-MRI subject 37: added 37003, 37004"]
     new = read_pin(checkout)
     assert new.files.items() > old.files.items() and new.version == folder_version(checkout / "data")
-    assert new.meta["source"]["added_archive"] == "more.zip"
+    assert list(new.meta["source"]) == ["added_archive"] and "more.zip" not in (checkout / PIN).read_text()
 
 
 def test_a_new_version_from_git_names_its_commit(checkout, uncached, tree, public, fusion):
@@ -445,6 +453,8 @@ def test_an_archive_cut_short_is_told_as_damaged(checkout, tree, tmp_path, refus
         ("git+file:///absent", "git cannot fetch file:///absent"),
         ("git+{public}@" + "0" * 40, "does not have the commit 0000"),
         ("git+{public}@v1", "'v1' is no full commit hash"),
+        ("git+ssh://git@host.invalid/group/atlas@v1", "'v1' is no full commit hash"),
+        ("git+https://user:secret@host.invalid/atlas@" + "0" * 40, "holds a user or password"),
         ("git+ext::sh -c touch% evil", "is no address of a git repository"),
     ],
 )
