@@ -70,7 +70,11 @@ def status(
         _say("data/", f"differs from the pin: {found.difference.counts()}")
         _print_files(found.difference, {})
         _print_pairs(found.pairs)
-        _say("", "`fusion data import` restores it; `fusion data import data --new-version` pins it as it is")
+        _say(
+            "",
+            "`fusion data import` restores it; `fusion data import data --new-version` pins its images; "
+            "move other files elsewhere first",
+        )
     else:
         _say("data/", "complete, as pinned")
     if found.interrupted:
@@ -262,7 +266,7 @@ def _bring(
         typer.echo(f"new version {done.pin.version}, after {done.earlier}:")
         _print_pairs(done.pairs)
         typer.echo("commit data.dvc and data.pairs.csv; `fusion data push` stores the images on the remote")
-    came = f"from {done.source}" if done.source else "nothing to do"
+    came = f"from {done.source}" if done.source else "nothing to do" + (f" ({source} was not read)" if source else "")
     typer.echo(f"data/ is complete, {came}: {done.pin.pairs()}, version {done.pin.version}")
     if done.uncached:
         typer.echo(f"note: not in the DVC cache, so `dvc status` does not know it: {done.uncached}", err=True)

@@ -52,8 +52,8 @@ class _ArchiveFile:
         self._path = path
 
     def provenance(self) -> dict[str, str]:
-        """The archive's name and MD5."""
-        return {"archive": self._path.name, "md5": file_md5(self._path)}
+        """The archive's MD5; its name may be a patient's."""
+        return {"archive": file_md5(self._path)}
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

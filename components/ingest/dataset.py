@@ -160,7 +160,7 @@ def _write_manifest(
 
 
 def _image(source: Path, path: str, md5: str) -> Image:
-    match = _NAME.match(Path(path).name)
+    match = _NAME.fullmatch(Path(path).name)
     if match is None or path.count("/") != 2:
         raise InputError(
             f"{source / path} does not follow <subject><3-digit slice>.png, such as 16003.png; rename or remove it"

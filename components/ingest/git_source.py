@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from components.ingest.pin import PIN
 from components.ingest.source import MAX_FILES, MAX_IMAGE_BYTES, too_large, too_many
 from model.errors import InputError, one_line
 
@@ -22,7 +23,12 @@ class GitSource:
         protocol = repository.partition("://")[0]
         if protocol not in _PROTOCOLS or "://" not in repository:
             raise InputError(f"{repository} is no address of a git repository; give https://, ssh:// or file://")
-        if not _COMMIT.match(commit):
+        if protocol == "https" and "@" in repository.partition("://")[2].partition("/")[0]:
+            raise InputError(
+                f"the https address of a git repository holds a user or password, which {PIN} would keep; "
+                "leave it out, and let git's credential helper or ssh:// answer"
+            )
+        if not _COMMIT.fullmatch(commit):
             raise InputError(f"{commit!r} is no full commit hash; give all 40 hexadecimal digits")
         self.name = f"{repository} at {commit[:12]}"
         self._repository, self._commit, self._store, self._protocol = repository, commit, store, protocol

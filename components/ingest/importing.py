@@ -1,6 +1,7 @@
 """Importing a version of the dataset from wherever it lies, and telling how what is here differs from the pin."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from components.ingest.layout import check_pairs, find_images, is_image_path
 from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing, write_pin
 from components.ingest.source import AddedSource, FolderSource, Source
 from components.ingest.staging import Advance, Staged, clear, full_disk_told, listing, put_in_place, stage, staging
-from components.ingest.version import tree_version
+from components.ingest.version import all_files, tree_version
 from model.errors import InputError
 
 GIT, REMOTE = "git", "remote"
@@ -72,13 +73,17 @@ def import_dataset(
     """
     new_version = new_version or add
     pin = read_pin(root) if new_version else require_listing(read_pin(root), root)
-    spec = spec or (GIT if "git" in _origin(pin) else REMOTE)
+    given, spec = spec, spec or (GIT if "git" in _origin(pin) else REMOTE)
     target = root / DATA
     with staging(root) as aside, full_disk_told(aside):
         here = listing(target) if target.exists() else {}
         if not new_version and here == pin.files:
             clear(aside)
+            _check_exists(given)
             return Imported(pin, None, None, [], _cached(root, pin))
+        _check_place(target)
+        if add and not force:
+            _check_nothing_is_missing(here, pin)
         if not add and not _is_folder(spec, target) and not force:
             _check_nothing_is_lost(here, pin)
         source = open_source(spec, root, pin, aside, new_version, advance, remote)
@@ -92,12 +97,15 @@ def import_dataset(
         staged = stage(source, found, pin.files, aside / "tree", advance)
         try:
             new = _next(pin, staged, source) if new_version else _verified(pin, staged, source)
+            if not force:
+                _check_all_is_kept(here, all_files(target), staged.files, pin)
+                _keep_pinned(root, here, staged.files, pin)
         except InputError:
             clear(aside)
             raise
+        put_in_place(aside, aside / "tree", target)
         if new != pin:
             write_pin(root, new)
-        put_in_place(aside, aside / "tree", target)
         clear(aside)
     pairs = compare_pairs(pin.files, new.files)
     return Imported(new, source.name, pin.version if new != pin else None, pairs, _cached(root, new))
@@ -109,8 +117,8 @@ def open_source(
     """The source that `spec` names; raises InputError if there is none or it cannot be opened."""
     if spec == GIT or spec.startswith("git+"):
         origin = _origin(pin)
-        address, _, commit = spec.removeprefix("git+").partition("@") if spec != GIT else ("", "", "")
-        if spec != GIT and not commit and "@" in spec:
+        address, at, commit = _split_commit(spec.removeprefix("git+")) if spec != GIT else ("", "", "")
+        if at and not commit:
             raise InputError(f"{spec} names no commit after the @; give git+URL@COMMIT")
         address, commit = address or str(origin.get("git", "")), commit or str(origin.get("commit", ""))
         if not address or not commit:
@@ -121,14 +129,9 @@ def open_source(
             raise InputError(f"--new-version wants images of a folder, an archive or git; {spec} holds pinned versions")
         remote = configured_remote(root, remote_name) if spec == REMOTE else remote_at(spec)
         return CacheSource(fetch(root, remote, pin, advance), pin.version)
+    _check_exists(spec)
     path = Path(spec).expanduser()
-    if path.is_dir():
-        return FolderSource(path)
-    if path.is_file():
-        return open_archive(path)
-    raise InputError(
-        f"no such folder or archive: {spec}; give one, or {GIT}, {REMOTE}, git+URL@COMMIT, or s3://BUCKET/PREFIX"
-    )
+    return FolderSource(path) if path.is_dir() else open_archive(path)
 
 
 def look(root: Path) -> Status:
@@ -163,6 +166,12 @@ def _origin(pin: Pin) -> dict[str, Any]:
     return dict(origin) if isinstance(origin, dict) else {}
 
 
+def _split_commit(spec: str) -> tuple[str, str, str]:
+    """The address, the @ and the commit of URL@COMMIT; that of ssh://git@host/path is the address's."""
+    address, at, commit = spec.rpartition("@")
+    return (address, at, commit) if at and "/" not in commit else (spec, "", "")
+
+
 def _is_folder(spec: str, folder: Path) -> bool:
     return Path(spec).is_dir() and Path(spec).resolve() == folder.resolve()
 
@@ -173,11 +182,61 @@ def _images(files: Mapping[str, str]) -> dict[str, str]:
 
 def _check_nothing_is_lost(here: Mapping[str, str], pin: Pin) -> None:
     difference = compare_files(pin.files, here)
-    lost = difference.extra + difference.changed
-    if lost:
+    _refuse_loss(difference.extra + difference.changed)
+
+
+def _refuse_loss(lost: Iterable[str]) -> None:
+    named = list(lost)
+    if named:
         raise InputError(
-            f"{DATA}/ holds {len(lost)} files that {PIN} does not pin, such as {lost[0]}; pin them "
-            f"(`fusion data import {DATA} --new-version`), or drop them with --force"
+            f"{DATA}/ holds {len(named)} files that {PIN} does not pin, such as {named[0]}; pin images "
+            f"(`fusion data import {DATA} --new-version`), move other files elsewhere, or drop all with --force"
+        )
+
+
+def _check_all_is_kept(here: Mapping[str, str], there: Iterable[str], staged: Mapping[str, str], pin: Pin) -> None:
+    """Raise InputError if a file in `data` (`there` names all, `here` has the MD5s) is neither staged nor pinned."""
+    safe = {*staged.items(), *pin.files.items()}
+    _refuse_loss(path for path in there if (path, here.get(path)) not in safe)
+
+
+def _keep_pinned(root: Path, here: Mapping[str, str], staged: Mapping[str, str], pin: Pin) -> None:
+    """Put the pinned version into DVC's cache before images of it are dropped; InputError if it is not whole here."""
+    dropped = [path for path in here.items() & pin.files.items() if staged.get(path[0]) != path[1]]
+    if not dropped or is_cached(dvc_cache_folder(root), pin.version):
+        return
+    if here != pin.files or not pin.listed:
+        raise InputError(
+            f"{len(dropped)} images of the pinned version would be dropped, such as {min(dropped)[0]}, and the DVC "
+            f"cache does not hold them; run `fusion data import` first, or drop them with --force"
+        )
+    into_cache(root)
+
+
+def _check_nothing_is_missing(here: Mapping[str, str], pin: Pin) -> None:
+    missing = compare_files(pin.files, here).missing
+    if missing:
+        raise InputError(
+            f"{DATA}/ lacks {len(missing)} pinned images, such as {missing[0]}, which the new version would lose; run "
+            "`fusion data import` first, or leave them out with --force"
+        )
+
+
+def _check_place(target: Path) -> None:
+    """Raise InputError if `data` is no folder that a rename can replace."""
+    what = "a link" if target.is_symlink() else "a mount point" if os.path.ismount(target) else ""
+    if what:
+        raise InputError(f"{target} is {what}, which an import cannot replace whole; make it a plain folder")
+
+
+def _check_exists(spec: str | None) -> None:
+    """Raise InputError if `spec` is a path at which nothing is."""
+    if spec in (None, GIT, REMOTE) or str(spec).startswith("git+") or "://" in str(spec):
+        return
+    path = Path(str(spec)).expanduser()
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(
+            f"no such folder or archive: {spec}; give one, or {GIT}, {REMOTE}, git+URL@COMMIT, or s3://BUCKET/PREFIX"
         )
 
 

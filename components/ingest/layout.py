@@ -28,7 +28,7 @@ def pair_of(path: str) -> tuple[str, str]:
 def is_image_path(path: str) -> bool:
     """Whether a relative path is one of the layout."""
     collection, modality, name = (*path.split("/"), "", "")[:3]
-    return path.count("/") == 2 and modality in COLLECTIONS.get(collection, ()) and bool(_NAME.match(name))
+    return path.count("/") == 2 and modality in COLLECTIONS.get(collection, ()) and bool(_NAME.fullmatch(name))
 
 
 def subject_of(pair: str) -> str:
@@ -71,7 +71,7 @@ def find_images(paths: Iterable[str], source: str) -> dict[str, str]:
 def check_pairs(found: Mapping[str, str], source: str) -> None:
     """Raise InputError if a name in the layout is not <subject><3-digit slice>.png, or an image has no partner."""
     for path, where in found.items():
-        if not _NAME.match(path.split("/")[2]):
+        if not _NAME.fullmatch(path.split("/")[2]):
             raise InputError(
                 f"{where} in {source} does not follow <subject><3-digit slice>.png, as 16003.png does; rename it"
             )

@@ -1,6 +1,7 @@
 """Where a dataset can be imported from: what every source offers, and a folder as one."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,8 @@ class FolderSource:
         """Read the files one after another."""
         for key, path in wanted.items():
             try:
+                if not stat.S_ISREG((self._folder / path).stat().st_mode):
+                    raise InputError(f"{path} in {self.name} is a pipe or a device and no file; remove it")
                 with (self._folder / path).open("rb") as stream:
                     content = stream.read(MAX_IMAGE_BYTES + 1)
             except OSError as error:
@@ -73,8 +76,8 @@ class FolderSource:
             yield key, content
 
     def provenance(self) -> dict[str, str]:
-        """The folder's own name; where it lies on this machine is nobody's business."""
-        return {"folder": self._folder.resolve().name}
+        """That it was a folder; its name may be a patient's, and where it lies is nobody's business."""
+        return {"folder": "on this machine"}
 
 
 class AddedSource:

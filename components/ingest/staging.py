@@ -96,7 +96,12 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
     old = staged / "old"
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        target.rename(old)
+        try:
+            target.rename(old)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            raise InputError(f"{target} is a mount point, which an import cannot replace; unmount it") from None
     try:
         tree.rename(target)
     except OSError:
@@ -189,7 +194,7 @@ def _with_pair_faults(
         if files.get(partner(path)) == files[path]:
             found.setdefault(path, f"mislabelled: the same image as {partner(path)}")
     for path in _swapped(facts):
-        found.setdefault(path, "mislabelled: all MRI of this subject have more bone-white than its CT, as if swapped")
+        found.setdefault(path, "mislabelled: most MRI of this subject have more bone-white than its CT, as if swapped")
     return dict(sorted(found.items(), key=lambda item: order(item[0])))
 
 
@@ -208,7 +213,9 @@ def _usual_sizes(files: Mapping[str, str], facts: Mapping[str, ImageFacts], targ
 
 
 def _swapped(facts: Mapping[str, ImageFacts]) -> list[str]:
-    """The CT images of subjects whose every new MRI is more than twice as bright as its CT.
+    """The CT images that look swapped with their MRI, of subjects more than half of whose new pairs do.
+
+    An MRI more than twice as bright as its CT does.
 
     Over the atlas (184 pairs) and the phantom every CT has at least twice the share of its MRI.
     """
@@ -217,4 +224,5 @@ def _swapped(facts: Mapping[str, ImageFacts]) -> list[str]:
         other = facts.get(partner(path))
         if path.startswith("CT-MRI/CT/") and other is not None:
             subjects[subject_of(pair_of(path)[1])].append((path, other.bright > 2 * own.bright + _FEW))
-    return [path for pairs in subjects.values() if all(swapped for _, swapped in pairs) for path, _ in pairs]
+    most = [pairs for pairs in subjects.values() if 2 * sum(swapped for _, swapped in pairs) > len(pairs)]
+    return [path for pairs in most for path, swapped in pairs if swapped]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from model.errors import InputError
+
 _CHUNK = 1 << 20
 
 
@@ -24,7 +26,16 @@ def data_files(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".")]
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"{path} is no file but a link to nothing, a pipe or a device; remove it")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def all_files(folder: Path) -> list[str]:
+    """The relative path of everything under a folder that is no folder, hidden or not, sorted."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(parent, name).relative_to(folder).as_posix() for parent, _, files in walk for name in files)
 
 
 def tree_version(md5s: Iterable[tuple[str, str]]) -> str:

@@ -231,7 +231,7 @@ def test_more_subjects_make_a_new_version_that_shows_as_pairs(checkout, tree, fu
     new = read_pin(checkout)
     assert new.listed and new.version == folder_version(checkout / "data") != old.version
     assert new.meta["pairs"] == {"CT-MRI": 4, "PET-MRI": 2, "SPECT-MRI": 1}
-    assert new.meta["terms"] == "Free for research." and new.meta["source"] == {"folder": "data"}
+    assert new.meta["terms"] == "Free for research." and new.meta["source"] == {"folder": "on this machine"}
     assert new.meta["earlier"] == [{"version": old.version, **old.meta["source"]}]
     lines = [line[:14] for line in git(checkout, "diff", "-U0", PAIRS).splitlines() if line[0] in "+-"][2:]
     assert lines == ["-CT-MRI,16003,", "+CT-MRI,37003,", "+CT-MRI,37004,", "+SPECT-MRI,300"]
@@ -269,6 +269,14 @@ def test_images_that_are_unfit_or_mislabelled_make_no_version(checkout, tree, re
     assert not (checkout / "data").exists()
 
 
+def test_a_subject_most_of_whose_new_pairs_look_swapped_is_mislabelled(checkout, tree, refused):
+    names = ("37003", "37004", "37005")
+    write_tree(tree, {"CT-MRI": names})
+    for name in names[:2]:
+        swap(*(tree / "CT-MRI" / modality / f"{name}.png" for modality in ("CT", "MRI")))
+    assert "as if swapped, and 1 more are unfit" in refused("data", "import", tree, "--new-version")
+
+
 def swap(a, b):
     content = a.read_bytes()
     a.write_bytes(b.read_bytes())
@@ -283,7 +291,7 @@ def test_an_archive_of_more_subjects_adds_to_what_is_here(checkout, uncached, tr
     assert done.stdout.splitlines()[1:2] == ["  +2   CT-MRI subject 37: added 37003, 37004"]
     new = read_pin(checkout)
     assert new.files.items() > old.files.items() and new.version == folder_version(checkout / "data")
-    assert new.meta["source"]["added_archive"] == "more.zip"
+    assert list(new.meta["source"]) == ["added_archive"] and "more.zip" not in (checkout / PIN).read_text()
 
 
 def test_a_new_version_from_git_names_its_commit(checkout, uncached, tree, public, fusion):
@@ -295,6 +303,72 @@ def test_a_new_version_from_git_names_its_commit(checkout, uncached, tree, publi
     assert fusion("data", "import", f"git+{public[0]}@{commit}", "--new-version").returncode == 0
     assert read_pin(checkout).meta["source"] == {"git": public[0], "commit": commit}
     assert fusion("data", "import", "git").stdout.startswith("data/ is complete, nothing to do")
+
+
+@pytest.mark.parametrize("name", ["labels/2004.txt", ".notes", "CT-MRI/truth/2004.png"])
+@pytest.mark.parametrize("given", [["data", "--new-version"], ["data"], ["more", "--add"], []])
+def test_no_import_drops_a_file_that_no_version_has(checkout, uncached, tree, fusion, refused, name, given):
+    fill(checkout, tree)
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    (checkout / "data" / "CT-MRI" / "CT" / "2004.png").unlink()
+    (checkout / "data" / "CT-MRI" / "MRI" / "2004.png").unlink()
+    if "--add" in given or given == ["data"]:
+        shutil.copytree(tree, checkout / "data", dirs_exist_ok=True)
+        write_tree(checkout / "data", {"CT-MRI": ()})
+    kept = checkout / "data" / name
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    if given == ["data"] and name == ".notes":
+        assert "nothing to do" in fusion("data", "import", *given).stdout
+    else:
+        assert f"such as {name}" in refused("data", "import", *given)
+    assert kept.read_text() == "mine" and git(checkout, "diff", PIN) == ""
+
+
+def test_adding_to_a_clone_that_lacks_pinned_images_is_refused(checkout, uncached, tree, refused):
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    assert "lacks 10 pinned images" in refused("data", "import", "more", "--add")
+    assert git(checkout, "diff", PIN) == "" and not (checkout / "data").exists()
+
+
+def test_a_new_version_keeps_the_pinned_one_in_the_cache_or_is_refused(checkout, tree, fusion, refused, tmp_path):
+    shutil.copytree(tree, checkout / "data")
+    old, cache = read_pin(checkout).version, checkout / ".dvc" / "cache" / "files" / "md5"
+    other = write_tree(tmp_path / "other", {"CT-MRI": ("37003",)})
+    (checkout / "data" / "CT-MRI" / "CT" / "2004.png").unlink()
+    assert "images of the pinned version would be dropped" in refused("data", "import", other, "--new-version")
+    shutil.copytree(tree, checkout / "data", dirs_exist_ok=True)
+    assert fusion("data", "import", other, "--new-version").returncode == 0
+    assert (cache / old[:2] / old[2:]).is_file()
+
+
+def test_a_linked_data_folder_is_refused(checkout, uncached, tree, refused, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (checkout / "data").symlink_to(tmp_path / "disk")
+    assert "data is a link, which an import cannot replace" in refused("data", "import", tree)
+    assert (checkout / "data").is_symlink()
+
+
+def test_a_source_is_looked_for_even_where_all_is_here(checkout, uncached, tree, fusion, refused):
+    fill(checkout, tree)
+    assert "no such folder or archive" in refused("data", "import", "/no/such.zip")
+    assert f"nothing to do ({tree} was not read)" in fusion("data", "import", tree).stdout
+
+
+def test_a_name_with_a_line_break_is_no_image(checkout, uncached, tree, refused):
+    for modality in ("CT", "MRI"):
+        (tree / "CT-MRI" / modality / "2004.png").rename(tree / "CT-MRI" / modality / "2004.png\n")
+    assert "does not follow" in refused("data", "import", tree, "--new-version")
+    assert leftovers(checkout) == []
+
+
+def test_a_pipe_or_a_dangling_link_is_not_waited_for(checkout, uncached, tree, refused):
+    os.mkfifo(tree / "CT-MRI" / "CT" / "2006.png")
+    assert "is a pipe or a device" in refused("data", "import", tree)
+    assert "is no file but" in refused("data", "verify", tree)
+    (tree / "CT-MRI" / "CT" / "2006.png").unlink()
+    (tree / "CT-MRI" / "CT" / "2006.png").symlink_to("nothing")
+    assert "is no file but" in refused("data", "verify", tree)
 
 
 # --- sources not to be trusted ----------------------------------------------------------------------------------------
@@ -379,6 +453,8 @@ def test_an_archive_cut_short_is_told_as_damaged(checkout, tree, tmp_path, refus
         ("git+file:///absent", "git cannot fetch file:///absent"),
         ("git+{public}@" + "0" * 40, "does not have the commit 0000"),
         ("git+{public}@v1", "'v1' is no full commit hash"),
+        ("git+ssh://git@host.invalid/group/atlas@v1", "'v1' is no full commit hash"),
+        ("git+https://user:secret@host.invalid/atlas@" + "0" * 40, "holds a user or password"),
         ("git+ext::sh -c touch% evil", "is no address of a git repository"),
     ],
 )
