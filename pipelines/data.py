@@ -58,7 +58,7 @@ def status(
             "difference": found.difference.by_kind() if found.difference else None,
             "interrupted_import": found.interrupted,
             "cached": found.cached,
-            "remote": place.url,
+            "remote": str(place) or None,
             "missing_on_remote": lacks,
         }
         _print_json(facts)
@@ -82,7 +82,7 @@ def status(
     _say("DVC cache", "holds this version" if found.cached else "does not hold this version")
     lacking = "" if lacks is None else "; lacks nothing" if lacks == 0 else f"; lacks {lacks} files, `fusion data push`"
     asked = "; not asked, --cloud does" if lacks is None else lacking
-    told = f"{place.url}, by {place.origin}{asked}" if place.url else "none; set ATLAS_FUSION_REMOTE=s3://BUCKET/PREFIX"
+    told = f"{place}, by {place.origin}{asked}" if place.url else "none; set ATLAS_FUSION_REMOTE=s3://BUCKET/PREFIX"
     _say("remote", told)
 
 
@@ -137,7 +137,7 @@ def push(remote: Remote = None) -> None:
     with progress_bar("push"):
         pin = ensure_cached(root)
         push_to(root, place)
-    typer.echo(f"{place.url} holds version {pin.version}: {pin.pairs()}")
+    typer.echo(f"{place} holds version {pin.version}: {pin.pairs()}")
 
 
 @app.command()

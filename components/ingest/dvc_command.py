@@ -7,13 +7,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.ingest.pin import PIN, Pin
+from components.ingest.pin import DATA, PIN, Pin, read_pin, require_listing
 from components.ingest.staging import Advance
-from components.ingest.version import tree_version
+from components.ingest.version import file_md5, tree_version
 from model.errors import InputError, one_line
 
 REMOTE_VARIABLE = "ATLAS_FUSION_REMOTE"
@@ -31,15 +31,22 @@ _SESSION = {
     "session_token": "aws_session_token",
 }
 _SECONDS_BETWEEN_LOOKS = 0.3
+_USER = re.compile(r"(^|://)[^/\s]*@")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where DVC pushes to and pulls from: its name, its address, and who said so; `url` is None without any remote."""
+    """Where DVC pushes to and pulls from: its name, its address, and who said so; `url` is None without any remote.
+
+    The address may hold a password: `str` of a remote is the address as people and logs may see it.
+    """
 
     name: str | None
-    url: str | None
+    url: str | None = field(repr=False)
     origin: str
+
+    def __str__(self) -> str:
+        return _without_user(self.url or "")
 
 
 class CacheSource:
@@ -109,7 +116,7 @@ def read_cached(cache: Path, version: str) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError):
         files = {}
     if tree_version(files.items()) != version:
-        raise InputError(f"{place} in the DVC cache is damaged; remove it and run `fusion data pull`")
+        raise _damaged(place)
     return files
 
 
@@ -121,32 +128,57 @@ def is_cached(cache: Path, version: str) -> bool:
 
 def into_cache(root: Path) -> None:
     """Put what lies in `data` into DVC's cache; it must be what `data.dvc` pins, which then stays as it is."""
+    place = root / PIN
+    before, version = place.read_bytes(), read_pin(root).version
     _run(root, None, "commit", "--force", PIN)
+    if (made := read_pin(root).version) != version:
+        place.write_bytes(before)
+        raise InputError(
+            f"DVC makes version {made} of {root / DATA}, not {version} as {PIN} pins; remove hidden "
+            "files from the folder, restore .dvcignore, and run `fusion data verify`"
+        )
 
 
 def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
-    """Fetch the pinned version from a remote into the cache, and return the cache; raises InputError, and resumes."""
+    """Fetch the pinned version from a remote into the cache, and return the cache; raises InputError, and resumes.
+
+    What the cache holds damaged is fetched again; what comes damaged is not kept.
+    """
     cache = cache_folder(root)
     _check_remote(remote)
+    _drop_damaged(cache, pin)
 
     def look() -> None:
         advance(sum(_object(cache, md5).is_file() for md5 in pin.files.values()), len(pin.files))
 
     _run(root, remote, "fetch", PIN, look=look)
+    if dropped := _drop_damaged(cache, pin):
+        name = dropped[0].relative_to(cache.parent.parent)
+        raise InputError(
+            f"{remote} holds {len(dropped)} damaged objects, such as {name}; remove them there, and push the version "
+            "anew from where it is (`fusion data push`), or bring it in with `fusion data import`"
+        )
     if not is_cached(cache, pin.version):
         if _lacks_bucket(root, remote):
             raise InputError(_no_bucket(remote))
         raise InputError(
-            f"{remote.url} does not hold version {pin.version}; push it from where it is (`fusion data push`), or "
+            f"{remote} does not hold version {pin.version}; push it from where it is (`fusion data push`), or "
             "bring it in with `fusion data import`"
         )
     return cache
 
 
 def push(root: Path, remote: Remote) -> None:
-    """Push the pinned version to a remote; raises InputError."""
+    """Push the pinned version to a remote; raises InputError unless the remote then holds it, undamaged."""
     _check_remote(remote)
+    pin = require_listing(read_pin(root), root)
+    if damaged := _damaged_objects(cache_folder(root), pin):
+        raise _damaged(damaged[0])
     _run(root, remote, "push", PIN)
+    if read_pin(root).version != pin.version:
+        raise InputError(f"{root / PIN} changed during the push; `git diff {PIN}` shows how; push again")
+    if lacks := missing_on_remote(root, remote):
+        raise InputError(f"{remote} lacks {lacks} files of version {pin.version} after the push; push again")
 
 
 def missing_on_remote(root: Path, remote: Remote) -> int:
@@ -162,18 +194,53 @@ def _object(cache: Path, md5: str) -> Path:
     return cache / md5[:2] / md5[2:]
 
 
+def _damaged(place: Path) -> InputError:
+    return InputError(
+        f"{place} in the DVC cache is damaged; remove it and run `fusion data pull`, or `fusion data import`"
+    )
+
+
+def _damaged_objects(cache: Path, pin: Pin) -> list[Path]:
+    """The objects of the version that are in the cache and are not what their names say."""
+    objects = {md5: _object(cache, md5) for md5 in (pin.version, *pin.files.values())}
+    try:
+        return [
+            place for md5, place in objects.items() if place.is_file() and file_md5(place) != md5.removesuffix(".dir")
+        ]
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from None
+
+
+def _drop_damaged(cache: Path, pin: Pin) -> list[Path]:
+    """Remove those objects, and return where they were."""
+    damaged = _damaged_objects(cache, pin)
+    try:
+        for place in damaged:
+            place.unlink()
+    except OSError as error:
+        raise InputError(f"cannot remove {error.filename}: {error.strerror}; check its permissions") from None
+    return damaged
+
+
+def _without_user(text: str) -> str:
+    """The text with what addresses in it say before the @, a user and a password, made unreadable."""
+    return _USER.sub(r"\1***@", text)
+
+
 def _check_remote(remote: Remote) -> None:
     if not remote.url:
         raise InputError(
             f"DVC has no default remote here; set {REMOTE_VARIABLE}=s3://BUCKET/PREFIX, or `dvc remote add --default`"
         )
     if "://" not in remote.url and not Path(remote.url).is_absolute():
-        raise InputError(f"{remote.origin} gives {remote.url!r} as the remote; give s3://BUCKET/PREFIX or a whole path")
+        raise InputError(
+            f"{remote.origin} gives {str(remote)!r} as the remote; give s3://BUCKET/PREFIX or a whole path"
+        )
 
 
 def _no_bucket(remote: Remote) -> str:
     mend = f"check {REMOTE_VARIABLE}" if remote.origin == REMOTE_VARIABLE else "check the address"
-    return f"there is no bucket for {remote.url}; create it, or {mend} (`dvc remote modify --local`)"
+    return f"there is no bucket for {remote}; create it, or {mend} (`dvc remote modify --local`)"
 
 
 def _lacks_bucket(root: Path, remote: Remote) -> bool:
@@ -259,7 +326,7 @@ def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
 
 def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
     """DVC's complaint as one line: what, where, what to do."""
-    where = remote.url if remote else str(root)
+    where = str(remote or root)
     if "NoSuchBucket" in said or "bucket does not exist" in said:
         return _no_bucket(remote) if remote else "there is no bucket"
     if _CREDENTIALS.search(said):
@@ -274,6 +341,8 @@ def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
         return "the disk is full under DVC's cache; make room and run the same command again, it continues"
     if "Unable to acquire lock" in said or "is locked" in said:
         return "another DVC is at work in this checkout; wait for it to end"
+    if remote and remote.url:
+        said = said.replace(remote.url, str(remote))
     errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
-    why = one_line(errors[0] if errors else (said.strip().splitlines() or ["it gave no reason"])[-1])
-    return f"dvc {task} failed for {where}: {why}; `dvc {task} -v {PIN}` tells more"
+    why = _without_user(errors[0] if errors else (said.strip().splitlines() or ["it gave no reason"])[-1])
+    return f"dvc {task} failed for {where}: {one_line(why)}; `dvc {task} -v {PIN}` tells more"

@@ -1,0 +1,139 @@
+"""DVC's cache and remote: what is damaged is not shared, the pin stays, and addresses show no password."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.ingest import dvc_command
+from components.ingest.dvc_command import cache_folder, configured_remote, fetch, into_cache, is_cached, push
+from components.ingest.pin import PAIRS, PIN, Pin, pairs_text, pin_text, read_pin
+from components.ingest.staging import listing
+from components.ingest.version import tree_version
+from model.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two CT-MR pairs."""
+    generator = np.random.default_rng(0)
+    for modality in ("CT", "MRI"):
+        folder = tmp_path / "tree" / "CT-MRI" / modality
+        folder.mkdir(parents=True)
+        for name in ("2004", "16003"):
+            Image.fromarray(generator.integers(0, 200, (32, 32), dtype=np.uint8)).save(folder / f"{name}.png")
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def checkout(tmp_path, tree, monkeypatch):
+    """A checkout with its data in place, pinned and not yet cached; its remote is a folder."""
+    for name in list(os.environ):
+        if name.startswith(("ATLAS_FUSION", "GIT_", "DVC_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv("ATLAS_FUSION_REMOTE", str(tmp_path / "remote"))
+    folder = tmp_path / "checkout"
+    (folder / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", ".dvc/.gitignore", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    files = listing(tree)
+    size = sum((tree / path).stat().st_size for path in files)
+    (folder / PAIRS).write_text(pairs_text(files))
+    (folder / PIN).write_text(pin_text(Pin(tree_version(files.items()), size, len(files), {"terms": "Free."}, files)))
+    shutil.copytree(tree, folder / "data")
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return folder
+
+
+def place_of(folder, md5):
+    return folder / md5[:2] / md5[2:]
+
+
+def spoil(place):
+    place.chmod(0o644)
+    place.write_bytes(b"spoilt")
+
+
+def test_hidden_files_are_none_of_the_data_for_dvc_either(checkout):
+    before = (checkout / PIN).read_bytes()
+    (checkout / "data" / ".DS_Store").write_text("x")
+    (checkout / "data" / "CT-MRI" / ".hidden").mkdir()
+    (checkout / "data" / "CT-MRI" / ".hidden" / "a").write_text("x")
+    into_cache(checkout)
+    assert (checkout / PIN).read_bytes() == before and is_cached(cache_folder(checkout), read_pin(checkout).version)
+    told = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=checkout, capture_output=True, text=True)
+    assert told.stdout == "Data and pipelines are up to date.\n"
+
+
+def test_the_pin_stays_where_dvc_makes_another_version(checkout):
+    before = (checkout / PIN).read_bytes()
+    (checkout / ".dvcignore").unlink()
+    (checkout / "data" / ".DS_Store").write_text("x")
+    with pytest.raises(InputError, match=r"not .* as data\.dvc pins"):
+        into_cache(checkout)
+    assert (checkout / PIN).read_bytes() == before
+
+
+def test_a_damaged_object_is_not_pushed_and_its_advice_mends_it(checkout, tmp_path):
+    into_cache(checkout)
+    cache, pin, remote = cache_folder(checkout), read_pin(checkout), configured_remote(checkout)
+    damaged = place_of(cache, next(iter(pin.files.values())))
+    spoil(damaged)
+    with pytest.raises(InputError, match=f"{damaged} in the DVC cache is damaged; remove it"):
+        push(checkout, remote)
+    assert not (tmp_path / "remote").exists()
+    damaged.unlink()
+    into_cache(checkout)
+    push(checkout, remote)
+    assert place_of(tmp_path / "remote" / "files" / "md5", pin.version).is_file()
+
+
+def test_a_push_that_leaves_the_listing_out_is_told(checkout, monkeypatch):
+    into_cache(checkout)
+    run = dvc_command._run
+    monkeypatch.setattr(dvc_command, "_run", lambda *given, **more: given[2] == "push" or run(*given, **more))
+    with pytest.raises(InputError, match=r"lacks [0-9]+ files of version"):
+        push(checkout, configured_remote(checkout))
+
+
+def test_a_fetch_mends_the_cache_and_keeps_nothing_damaged(checkout, tmp_path):
+    into_cache(checkout)
+    cache, pin, remote = cache_folder(checkout), read_pin(checkout), configured_remote(checkout)
+    push(checkout, remote)
+    image = next(iter(pin.files.values()))
+    for md5 in (image, pin.version):
+        spoil(place_of(cache, md5))
+    fetch(checkout, remote, pin, lambda *_: None)
+    push(checkout, remote)
+    there = place_of(tmp_path / "remote" / "files" / "md5", image)
+    spoil(there)
+    place_of(cache, image).unlink()
+    with pytest.raises(InputError, match="holds 1 damaged objects, such as files/md5/"):
+        fetch(checkout, remote, pin, lambda *_: None)
+    assert not place_of(cache, image).exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:secret@host/x", "https://***@host/x"),
+        ("https://user:sec@secret@host/a@b", "https://***@host/a@b"),
+        ("user:secret@host/x", "***@host/x"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("/disk/a@b", "/disk/a@b"),
+    ],
+)
+def test_the_text_of_a_remote_has_no_password(checkout, monkeypatch, url, shown):
+    monkeypatch.setenv("ATLAS_FUSION_REMOTE", url)
+    remote = configured_remote(checkout)
+    assert remote.url == url and str(remote) == shown and "secret" not in repr(remote)
+    said = f"ERROR: failed to reach {url} - no route"
+    assert "secret" not in dvc_command._explained(said, remote, "push", checkout)
