@@ -25,6 +25,7 @@ def write_series(folder: Path, volume: Volume, progress: Callable[[int, int], No
     and nothing has a date. The folder must be new or empty and appears whole or not at all; raises InputError if it
     cannot be.
     """
+    folder = folder.resolve()
     check_series_folder(folder)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:

@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import json
-import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,9 +70,10 @@ class Levels:
 def describe_folder(folder: Path, output: Path, advance: Callable[..., None] = lambda *_: None) -> dict[str, Any]:
     """Write `FILES` into the folder `output`, and return the description.
 
-    The folder appears whole; it must be new, empty, or hold an older description. Raises InputError if `folder` is no
+    A new folder appears whole; else it must be empty, or hold an older description. Raises InputError if `folder` is no
     dataset, an image cannot be read, or `output` holds anything else.
     """
+    output = output.resolve()
     _check_output(output)
     if not folder.is_dir():
         raise InputError(
@@ -156,31 +157,43 @@ def _read(path: Path, modality: str) -> Image.Image:
 
 
 def _check_output(output: Path) -> None:
-    if output.is_dir() and (other := sorted({path.name for path in output.iterdir()} - set(FILES))):
-        raise InputError(f"{output} holds {other[0]}, no description; choose a new or empty folder")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; choose a folder")
+    held = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    other = sorted(held - set(FILES)) or sorted(held)
+    if other and (other[0] not in FILES or "description.json" not in held):
+        raise InputError(f"{output} holds {other[0]}, no description; choose a new or empty folder")
 
 
 def _write(described: dict[str, Any], sheet: Image.Image, output: Path) -> None:
-    aside, old = (output.with_name(f"{output.name}.{kind}") for kind in ("partial", "old"))
-    for each in (aside, old):
-        shutil.rmtree(each, ignore_errors=True)
-    aside.mkdir(parents=True)
-    sheet.save(aside / "contact-sheet.png", optimize=True)
-    (aside / "description.json").write_text(json.dumps(described, indent=1) + "\n")
-    with (aside / "pairs.csv").open("w", newline="") as stream:
+    """Write all of it aside, then put it in place: a new folder by one rename, an older description file by file."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as own:
+            made = Path(own, "made")
+            made.mkdir()
+            _fill(made, described, sheet)
+            if not output.exists():
+                made.rename(output)
+            else:
+                # The folder itself stays, as a shell may stand in it; by description.json first a next run knows it.
+                for name in reversed(FILES):
+                    (made / name).replace(output / name)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}; choose another place") from None
+
+
+def _fill(folder: Path, described: dict[str, Any], sheet: Image.Image) -> None:
+    sheet.save(folder / "contact-sheet.png", optimize=True)
+    (folder / "description.json").write_text(json.dumps(described, indent=1) + "\n")
+    with (folder / "pairs.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("collection", "subject", "pairs", "first_slice", "last_slice"))
         for collection in described["collections"]:
             for each in collection["subjects"]:
                 writer.writerow((collection["name"], each["subject"], each["pairs"], each["first"], each["last"]))
-    picture = "data:image/png;base64," + base64.b64encode((aside / "contact-sheet.png").read_bytes()).decode()
-    (aside / "description.html").write_text(_page(described, sheet, picture), encoding="utf-8")
-    if output.exists():
-        output.rename(old)
-    aside.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+    picture = "data:image/png;base64," + base64.b64encode((folder / "contact-sheet.png").read_bytes()).decode()
+    (folder / "description.html").write_text(_page(described, sheet, picture), encoding="utf-8")
 
 
 def _page(described: dict[str, Any], sheet: Image.Image, picture: str) -> str:

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from components.ingest import dvc_command
+from components.ingest.describe import describe_folder
 from components.ingest.dvc_command import cache_folder, configured_remote, fetch, into_cache, is_cached, push
 from components.ingest.pin import PAIRS, PIN, Pin, pairs_text, pin_text, read_pin
 from components.ingest.staging import listing
 from components.ingest.version import tree_version
+from model.dicom_series import write_series
 from model.errors import InputError
+from model.volumes import Volume
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,3 +140,30 @@ def test_the_text_of_a_remote_has_no_password(checkout, monkeypatch, url, shown)
     assert remote.url == url and str(remote) == shown and "secret" not in repr(remote)
     said = f"ERROR: failed to reach {url} - no route"
     assert "secret" not in dvc_command._explained(said, remote, "push", checkout)
+
+
+def test_a_description_touches_none_of_its_neighbours(tree, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    for name in ("out.old", "out.partial"):
+        (place / name).mkdir(parents=True)
+        (place / name / "mine").touch()
+    for _ in range(2):
+        describe_folder(tree, place / "out")
+    assert sorted(path.name for path in place.iterdir()) == ["out", "out.old", "out.partial"]
+    assert all((place / name / "mine").is_file() for name in ("out.old", "out.partial"))
+    (place / "out" / "description.json").unlink()
+    with pytest.raises(InputError, match=r"holds contact-sheet\.png, no description"):
+        describe_folder(tree, place / "out")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    describe_folder(tree, Path())
+    assert Path("description.html").is_file() and len(list(here.iterdir())) == 4
+
+
+def test_a_series_is_written_to_the_folder_one_stands_in(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    write_series(Path(), Volume(np.full((2, 8, 8), 0.5, np.float32), np.eye(4)))
+    assert sorted(path.name for path in here.iterdir()) == ["0001.dcm", "0002.dcm"]
