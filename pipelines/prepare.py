@@ -13,7 +13,7 @@ from components.ingest.version import folder_version
 from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
 from components.register.registry import check_names
-from components.register.tracking import check_reachable
+from components.tracking import check_reachable
 from components.train.launch import training_config
 from model.errors import InputError
 from model.vgg import STACKS

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
-from components.register.tracking import connected, shown, sqlite_path
+from components.tracking import connected, experiment_id, shown
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def register(
         verdict = judged.verdict({"version": champion.version, **champion.tags} if champion else None)
         tags, description = identity | judged.tags(origin), card(judged, verdict)
         with mlflow.start_run(
-            experiment_id=_experiment(client, experiment, artifact_folder),
+            experiment_id=experiment_id(client, experiment, artifact_folder),
             run_name=f"{origin.profile}-{tags['weights_sha256'][:8]}",
             tags=tags | {"mlflow.source.git.commit": origin.git_commit},
             description=description,
@@ -202,14 +202,6 @@ def _version(client: MlflowClient, name: str, number: str | None, alias: str | N
     if int(chosen) not in versions:
         raise InputError(f"no model version {chosen} of {name}; it has {', '.join(map(str, versions)) or 'none'}")
     return client.get_model_version(name, chosen)
-
-
-def _experiment(client: MlflowClient, name: str, folder: Path | None) -> str:
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    database = sqlite_path(client.tracking_uri)
-    location = (folder or database.parent / "artifacts").absolute().as_uri() if database else None
-    return str(client.create_experiment(name, artifact_location=location))
 
 
 def _finish(client: MlflowClient, version: ModelVersion, already_registered: bool) -> Registration:
