@@ -32,7 +32,8 @@ def normalise(norm: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor
     """
     mean, variance = (norm.running_mean, norm.running_var) if norm.training or statistics == "stored" else (None, None)
     scale, shift, fresh = norm.weight, norm.bias, statistics != "stored"
-    if statistics == "image":
+    # One image is a batch of its own; there torch's instance_norm gives wrong gradients in channels-last layout.
+    if statistics == "image" and len(x) > 1:
         return F.instance_norm(x, mean, variance, scale, shift, True, MOMENTUM, norm.eps)
     return F.batch_norm(x, mean, variance, scale, shift, fresh, MOMENTUM, norm.eps)
 

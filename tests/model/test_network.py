@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import network as networks
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.fuser import Fuser, FuserConfig
 from model.images import read_grey
@@ -164,3 +165,22 @@ def test_the_decoder_has_no_activation_between_its_convolutions(network: FusionN
 def test_functional_sanity_of_the_upsampling():
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(attention(x)[..., ::2, ::2], F.avg_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("statistics", ["batch", "image"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalisation_has_the_gradients_of_its_formula(statistics: str, count: int, layout: torch.memory_format):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8).double()
+    nn.init.normal_(norm.weight)
+    x, wanted = (torch.randn(count, 8, 6, 4, dtype=torch.double).contiguous(memory_format=layout) for _ in range(2))
+    found = [x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2)]
+    over = (2, 3) if statistics == "image" else (0, 2, 3)
+    variance, mean = torch.var_mean(found[0], over, correction=0, keepdim=True)
+    by_formula = (found[0] - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None]
+    by_formula.backward(wanted)
+    expected, norm.weight.grad = norm.weight.grad, None
+    networks.normalise(norm, found[1], statistics).backward(wanted)
+    torch.testing.assert_close(found[1].grad, found[0].grad)
+    torch.testing.assert_close(norm.weight.grad, expected)
