@@ -104,15 +104,13 @@ def _checked(data: bytes) -> dict[str, str]:
         metadata: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
     except (ValueError, KeyError):
         raise Damaged("its header is damaged") from None
-    if metadata.get("format") != FORMAT:
-        raise Damaged("it is no checkpoint of this program")
     return metadata
 
 
 def _settings(identity: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """The settings of an identity by dotted names, such as `loss.gradient`."""
     for name, value in identity.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             yield from _settings(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value

@@ -34,7 +34,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     ]
     optimiser.load_state_dict(state)
     for group, devices in zip(optimiser.param_groups, own, strict=True):
-        group.update({name: group[name].to(device) for name, device in devices.items()})
+        group.update({name: torch.as_tensor(group[name], device=device) for name, device in devices.items()})
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     indices = [index for group in state["param_groups"] for index in group["params"]]
     for index, parameter in zip(indices, parameters, strict=True):

@@ -91,7 +91,7 @@ class CheckpointBucket:
             self._away = True
             self.report(
                 f"the checkpoint of step {checkpoint.step} is only on this machine, in {path}, not in {self._remote}: "
-                f"{error}; the next save tries again"
+                f"{error}; training goes on, the next save tries again"
             )
             return
         if self._away:

@@ -178,6 +178,17 @@ def test_a_damaged_one_never_takes_the_place_of_a_whole_one(place):
     assert names(place.folder) == [f"step-0000000{step}.safetensors" for step in (4, 5)]
 
 
+def test_a_damaged_one_that_is_saved_again_counts_as_whole(place):
+    for step in (1, 2):
+        place.save(checkpoint(step))
+        flip(place.path(step))
+    assert place.latest() is None
+    for step in (1, 2, 3):
+        place.save(checkpoint(step))
+        assert_same(place.latest(), checkpoint(step))
+    assert names(place.folder) == [f"step-0000000{step}.safetensors" for step in (2, 3)]
+
+
 @given(st.sets(st.integers(0, 20)), st.integers(0, 20), st.sets(st.integers(0, 20)), st.integers(1, 4))
 def test_what_goes_is_never_the_one_just_saved_nor_one_of_the_newest_whole(steps, saved, refused, keep):
     gone = set(outdated(steps | {saved}, saved, refused - {saved}, keep))
@@ -209,7 +220,7 @@ def test_a_foreign_one_is_refused_with_what_differs_and_what_to_do(place, lines,
 
 
 def test_an_identity_of_tuples_is_itself_when_it_comes_back(tmp_path):
-    place = CheckpointFolder(tmp_path, {"crop": (32, 32), "levels": None, "loss": {}})
+    place = CheckpointFolder(tmp_path, {"crop": (32, 32), "levels": None})
     place.save(checkpoint(1))
     assert place.latest().step == 1
 
