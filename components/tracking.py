@@ -17,7 +17,7 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run, RunData
 
 RUN_FILE = "mlflow_run.json"
 SQLITE = "sqlite:///"
@@ -103,6 +103,11 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
             return None
         raise
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def latest_steps(data: RunData) -> dict[str, int]:
+    """The last step of every metric of a run."""
+    return {metric.key: int(metric.step) for metric in data.to_proto().metrics}
 
 
 def check_reachable(uri: str) -> None:
