@@ -4,7 +4,7 @@ A chain of convolutions is one convolution away from the border only, because ea
 outermost three rows and columns are therefore computed layer by layer, on strips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,15 +46,16 @@ def compose(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor
 
 
 class _Composed(torch.autograd.Function):
-    """The 7x7 convolution and its borders, image by image: 49 products a pixel, then each added where it counts."""
+    """The 7x7 convolution and its borders: 49 products a pixel, then each added where it counts."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, constant: Tensor, *layers: Tensor) -> Tensor:
         ctx.save_for_backward(x, taps, *layers)
         count, _, height, width = x.shape
         image = x.new_empty(count, 1, height, width)
-        for part, out in zip(x, image, strict=True):
-            out.copy_(F.fold(taps @ part.flatten(1), (height, width), _SIDE, padding=_BORDER))
+        for part, out in _parts(x, image):
+            products = torch.bmm(taps.expand(len(part), -1, -1), part.flatten(2))
+            out.copy_(F.fold(products, (height, width), _SIDE, padding=_BORDER))
         image += constant
         for (dim, outer), edge in zip(_sides(), _edges(_strips(x), layers), strict=True):
             _edge(image, dim, outer, _BORDER).copy_(edge)
@@ -71,11 +72,12 @@ class _Composed(torch.autograd.Function):
             edge = _edge(slope, dim, outer, _BORDER)
             edge_slopes.insert(0, edge.clone())
             edge.zero_()
-        x_slope, taps_slope = torch.empty_like(x), torch.zeros_like(taps)
-        for part, part_slope, image in zip(x, x_slope, slope, strict=True):
-            columns = F.unfold(image[None], _SIDE, padding=_BORDER)[0]
-            torch.mm(columns.T, taps, out=part_slope.permute(1, 2, 0).flatten(0, 1))
-            taps_slope.addmm_(columns, part.flatten(1).T)
+        x_slope, taps_slope = torch.empty_like(x, memory_format=torch.channels_last), torch.zeros_like(taps)
+        for part, part_slope, image in _parts(x, x_slope, slope):
+            columns = F.unfold(image, _SIDE, padding=_BORDER)
+            pixels = part_slope.permute(0, 2, 3, 1).flatten(1, 2)
+            torch.bmm(columns.transpose(1, 2), taps.expand(len(part), -1, -1), out=pixels)
+            taps_slope += torch.bmm(columns, part.flatten(2).transpose(1, 2)).sum(0)
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in (*_strips(x), *layers)]
             edges = _edges(leaves[:4], leaves[4:])
@@ -83,6 +85,12 @@ class _Composed(torch.autograd.Function):
         for (dim, outer), strip_slope in zip(_sides(), slopes[:4], strict=True):
             _edge(x_slope, dim, outer, 2 * _BORDER).add_(strip_slope)
         return x_slope, taps_slope, slope.sum(), *slopes[4:]
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors image by image on a CPU, where what is made of one then stays in the cache, and whole elsewhere."""
+    size = 1 if tensors[0].device.type == "cpu" else len(tensors[0])
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
 def _sides() -> list[tuple[int, bool]]:

@@ -124,7 +124,8 @@ def test_a_training_step_has_the_literal_gradients(network: FusionNetwork, stati
 def test_a_chain_of_convolutions_is_one_with_exact_borders_and_gradients(size):
     torch.manual_seed(7)
     chain = plain_decoder().double()
-    x = torch.randn(2, 64, *size, dtype=torch.float64, requires_grad=True)
+    # Strides of neither usual layout.
+    x = torch.randn(2, size[0], 64, size[1], dtype=torch.float64).transpose(1, 2).requires_grad_()
     slope = torch.randn(2, 1, *size, dtype=torch.float64)
     leaves = [x, *chain.parameters()]
     fast, literal = chain(x), nn.Sequential(*chain)(x)
