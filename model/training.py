@@ -178,7 +178,7 @@ class _Training:
         self.weights: list[Tensor] = list(self.network.parameters())
         self.model = _distributed(self.network) if world > 1 else self.network
         self.criterion = FusionLoss(config.loss, features.to(self.device))
-        self.optimiser = torch.optim.Adam(self.weights, lr=config.learning_rate)
+        self.optimiser = torch.optim.Adam(self.weights, lr=config.learning_rate, fused=True)
         self.average = [weight.detach().clone() for weight in self.weights] if config.ema else []
         self.best: list[Tensor] = []
         self.progress = _Progress()
@@ -226,7 +226,7 @@ class _Training:
         for number, (batch, weight) in enumerate(batches, 1):
             with self._without_averaging() if number < len(batches) else nullcontext():
                 with self.config.autocast(self.device):
-                    terms = self.criterion(self.model(batch, self.config.statistics), batch)
+                    terms = self.criterion(self.model(batch, self.config.statistics).float(), batch)
                 (terms["total"] * weight).backward()
             losses += torch.stack([terms[term].detach() for term in TERMS]) * weight
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip) if self.config.clip else losses.new_zeros(())
@@ -330,7 +330,7 @@ class _Training:
             corners = centre.expand(len(indices), 2)
             target = crops(pixels, corners.to(self.device), unflipped.to(self.device), self.size)
             with self.config.autocast(self.device):
-                losses = self.criterion(self.network(target, "image"), target)
+                losses = self.criterion(self.network(target, "image").float(), target)
             sums += torch.stack([losses[term] for term in TERMS]).double() * len(indices)
         if self.world > 1:
             distributed.all_reduce(sums)

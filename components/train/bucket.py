@@ -118,6 +118,14 @@ class CheckpointBucket:
             self.report(f"going on from {self._local.path(found.step)}, which never reached {self._remote}")
         return found
 
+    def clear(self) -> None:
+        """Remove every checkpoint of the bucket; what cannot be removed is reported."""
+        try:
+            for step in self._steps():
+                self._bucket.remove(self._key(step), _what(step))
+        except InputError as error:
+            self.report(f"checkpoints stay in {self._remote}: {error}")
+
     def _steps(self) -> list[int]:
         """The steps of the checkpoints in the bucket."""
         start = self._key(0).removesuffix(file_name(0))

@@ -30,6 +30,7 @@ from components.train.telemetry import Telemetry
 from model.checkpoint import Checkpoints, Report, told_on_stderr
 from model.errors import InputError
 from model.fuser import Fuser, FuserConfig
+from model.memory import keep_freed_memory
 from model.networks import NETWORKS
 from model.pairs import PackedPairs
 from model.training import Callbacks, Keeping, Stopped, Trained, local_rank, rank_and_world, train
@@ -49,6 +50,7 @@ def main(path: Path) -> None:
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    keep_freed_memory()
     with _asked_to_stop() as asked:
         if world > 1:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
