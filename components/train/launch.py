@@ -71,20 +71,21 @@ def train_model(settings: Settings) -> None:
     that cannot work, Stopped if SIGTERM or Ctrl-C asked for an end and a checkpoint was saved, and RuntimeError if a
     process fails.
     """
+    if settings.model.exists() and any(settings.model.iterdir()):
+        raise InputError(f"{settings.model} is there already; move it away, or name another place for the model")
     check(settings)
-    model = settings.model
-    partial, file = (model.with_name(model.name + ending) for ending in (".partial", ".settings.json"))
-    shutil.rmtree(partial, ignore_errors=True)
+    file = settings.model.with_name(settings.model.name + ".settings.json")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace(settings, model=partial).write(file)
+        settings.write(file)
         _torchrun(settings.processes, file)
-        if not partial.is_dir():
+        if not settings.model.is_dir():
             raise RuntimeError("training ended without a model; see the lines above")
-        partial.rename(model)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         file.unlink(missing_ok=True)
+        shutil.rmtree(settings.partial, ignore_errors=True)
+        if not settings.checkpoints:
+            shutil.rmtree(settings.live_folder, ignore_errors=True)
 
 
 def _forget(settings: Settings) -> None:

@@ -59,8 +59,13 @@ class Settings:
         return cls(**raw | folders | {"training": training, "live": Live(**raw["live"])})
 
     @property
+    def partial(self) -> Path:
+        """Where the model folder is written before it takes its name."""
+        return self.model.with_name(self.model.name + ".partial")
+
+    @property
     def live_folder(self) -> Path:
-        """Where the journal of what MLflow is told lies: with the checkpoints, if they are in a folder."""
+        """What goes on with the training on this machine: MLflow's journal, and the checkpoints or copies of them."""
         if self.checkpoints and "://" not in self.checkpoints:
             return Path(self.checkpoints)
         return self.model.with_name(self.model.name + ".live")

@@ -38,7 +38,7 @@ from model.vgg import feature_stack
 
 
 def main(path: Path) -> None:
-    """Train by the settings file at `path`; rank 0 writes the model folder.
+    """Train by the settings file at `path`; rank 0 writes the model folder, whole or not at all.
 
     Raises InputError for whatever the settings or the data do not allow, and Stopped if a signal asked for an end.
     """
@@ -75,9 +75,11 @@ def _train(settings: Settings, asked: set[int]) -> None:
     with _live(settings) as live:
         telemetry = Telemetry(live, fusing, validation, settings.training.epochs, device)
         trained = train(settings.training, training, validation, features, telemetry.callbacks, keeping)
+        shutil.rmtree(settings.partial, ignore_errors=True)
         _save(settings, trained, fusing, training.index, features.name)
     with suppress(FileNotFoundError):  # MLflow was not told, or has not answered
-        shutil.copyfile(settings.live_folder / RUN_FILE, settings.model / RUN_FILE)
+        shutil.copyfile(settings.live_folder / RUN_FILE, settings.partial / RUN_FILE)
+    settings.partial.rename(settings.model)
 
 
 def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device, rank: int) -> Checkpoints | None:
@@ -125,9 +127,9 @@ def _save(settings: Settings, trained: Trained, fusing: FuserConfig, index: dict
         "hardware": _hardware(next(trained.network.parameters()).device),
         "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    Fuser(trained.network, fusing).save(settings.model)
-    (settings.model / "curves.json").write_text(json.dumps(trained.curves, indent=1) + "\n")
-    (settings.model / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    Fuser(trained.network, fusing).save(settings.partial)
+    (settings.partial / "curves.json").write_text(json.dumps(trained.curves, indent=1) + "\n")
+    (settings.partial / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _fuser_config(settings: Settings, index: dict[str, Any]) -> FuserConfig:
