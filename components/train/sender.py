@@ -53,11 +53,12 @@ class Control:
 
 def send(folder: Path, control: Control, session: str = "") -> bool:
     """Send the journal in `folder` to MLFLOW_TRACKING_URI until the training ends; whether everything was sent."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     pause, down, complete = SECONDS_BETWEEN_BATCHES, False, False
     deliverer = Deliverer(folder)
     while not complete and not control.expired:
         try:
-            with connected("") as client:
+            with connected(uri) as client:
                 deliverer.open(client)
                 while not complete and not control.expired:
                     more = deliverer.deliver(client)
@@ -72,17 +73,17 @@ def send(folder: Path, control: Control, session: str = "") -> bool:
                     deliverer.abandon(client, session)
         except Exception as error:  # whatever ails MLflow, its storage or the way there, it may pass
             if not down:
-                say(f"{_cause(error)[:400]}; training goes on, its metrics wait in {deliverer.path}")
+                say(f"{_cause(uri, error)[:400]}; training goes on, its metrics wait in {deliverer.path}")
             complete, down = False, True
             control.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
     return complete
 
 
-def _cause(error: Exception) -> str:
+def _cause(uri: str, error: Exception) -> str:
     """What to say of a failure: that the server is away, if it is, which MLflow tells in many words."""
     try:
-        check_reachable(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        check_reachable(uri)
     except InputError as away:
         return str(away)
     return one_line(str(error) if isinstance(error, InputError) else f"MLflow fails: {type(error).__name__}: {error}")
