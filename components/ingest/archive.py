@@ -93,12 +93,14 @@ class ZipSource(_ArchiveFile):
             raise too_many(self.name)
         found = {}
         for info in infos:
-            # The name as it is stored: `filename` has had separators replaced and has been cut at a null byte.
-            path = check_member(info.orig_filename, self.name)
+            # The name as it is stored: `filename` has had separators replaced and has been cut at a null byte. Some
+            # programs on Windows store its backslashes, which a zip file has no other use for.
+            name = check_member(info.orig_filename, self.name).replace("\\", "/")
+            path = check_member(name, self.name)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _special(path, self.name)
-            if not info.is_dir():
+            if not info.orig_filename.endswith(("/", "\\")):
                 if path in found:
                     raise InputError(f"{self.name} holds {path} twice; pack it again")
                 found[path] = info

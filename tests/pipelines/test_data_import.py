@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from components.ingest.pin import PAIRS, PIN, find_root
+from components.ingest.pin import PAIRS, PIN, find_root, read_pin
 from components.ingest.version import folder_version
-from tests.datasets import dvc, fill, git, leftovers, packed, write_image, zipped
+from tests.datasets import dvc, fill, git, leftovers, packed, write_image, write_tree, zipped
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_fresh_clone_is_filled_from_the_public_repository(checkout, tree, fusion):
@@ -87,6 +89,53 @@ def test_a_linked_data_folder_is_refused(checkout, uncached, tree, refused, tmp_
     (checkout / "data").symlink_to(tmp_path / "disk")
     assert "data is a link, which an import cannot replace" in refused("data", "import", tree)
     assert (checkout / "data").is_symlink()
+
+
+def test_a_linked_data_folder_is_refused_and_told_though_it_is_complete(checkout, uncached, tree, fusion, refused):
+    (checkout / "data").symlink_to(tree)
+    for command in (("import",), ("import", tree), ("import", "data", "--new-version"), ("push",)):
+        assert "data is a link" in refused("data", *command)
+    assert "is a link, which neither DVC nor an import takes" in fusion("data", "status").stdout
+    assert json.loads(fusion("data", "status", "--json").stdout)["link"] is True
+    (checkout / "data").unlink()
+    (checkout / "data").symlink_to("nowhere")
+    assert "is a link" in fusion("data", "status").stdout and "data is a link" in refused("data", "import")
+
+
+LITTER = [".DS_Store", "CT-MRI/.DS_Store", "CT-MRI/CT/Thumbs.db", "CT-MRI/MRI/desktop.ini", "CT-MRI/CT/._2004.png"]
+
+
+def strew(folder):
+    """What file managers leave in a folder."""
+    for name in LITTER:
+        (folder / name).write_bytes(b"\0\5\x16\7 resource fork" if "._" in name else b"Bud1")
+
+
+def test_litter_of_an_operating_system_is_no_difference_and_is_never_pinned(checkout, tree, fusion, tmp_path):
+    shutil.copy(ROOT / ".dvcignore", checkout / ".dvcignore")
+    more = write_tree(tmp_path / "more", {"CT-MRI": ("37003", "2004")})
+    for folder in (tree, more):
+        strew(folder)
+    assert fusion("data", "import", tree).stderr == "", "DVC passes over it, too"
+    strew(checkout / "data")
+    assert "complete, as pinned" in fusion("data", "status").stdout and fusion("data", "verify").returncode == 0
+    assert "nothing to do" in fusion("data", "import").stdout
+    assert fusion("data", "import", more, "--add").stderr == ""
+    assert not {Path(path).name for path in read_pin(checkout).files} & {Path(path).name for path in LITTER}
+    strew(checkout / "data")
+    assert "+1 " not in (done := fusion("data", "import", "data", "--new-version")).stdout and done.stderr == ""
+    assert dvc(checkout, "status").stdout == "Data and pipelines are up to date.\n"
+
+
+@pytest.mark.parametrize("name", ["._notes.txt", "CT-MRI/Thumbs.db/mine", ".DS_Store/mine", "CT-MRI/thumbs.txt"])
+def test_what_only_looks_like_litter_is_not_dropped(checkout, uncached, tree, refused, name):
+    fill(checkout, tree)
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    kept = checkout / "data" / name
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    assert f"such as {name}" in refused("data", "import", "more", "--add")
+    assert kept.read_text() == "mine"
 
 
 def test_a_source_is_looked_for_even_where_all_is_here(checkout, uncached, tree, fusion, refused):

@@ -1,11 +1,19 @@
 """`fusion data import` that is cut off: a full disk, another import, a kill at any step; the next command goes on."""
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from components.ingest.pin import PAIRS, PIN
+from components.ingest.pin import PAIRS, PIN, read_pin
+from components.ingest.version import folder_version
+from tests.datasets import fill, leftovers, write_tree
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -50,3 +58,48 @@ def test_two_imports_do_not_meet(checkout, tree, refused):
     with (checkout / "data.partial" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another import is at work" in refused("data", "import", tree)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import components.ingest.importing as importing
+left = int(sys.argv[1])
+def dying(method):
+    def call(self, target):
+        global left
+        if self.name.endswith(".png.partial"):
+            return method(self, target)
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(self, target)
+    return call
+Path.rename, Path.replace = dying(Path.rename), dying(Path.replace)
+importing.into_cache = lambda root: None
+importing.import_dataset(Path.cwd(), "more", add=True)
+"""
+
+
+@pytest.mark.parametrize("renames", range(6))
+@pytest.mark.parametrize("command", [("status",), ("verify",), ("import", "more", "--add")])
+def test_a_kill_at_any_rename_leaves_one_version_with_its_own_pin(checkout, uncached, tree, fusion, renames, command):
+    fill(checkout, tree)
+    write_tree(checkout / "more", {"CT-MRI": ("37003",)})
+    old, environment = read_pin(checkout), os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(renames)], env=environment, check=False)
+    assert ended.returncode == (-signal.SIGKILL if renames < 5 else 0)
+    done = fusion("data", *command)
+    assert done.returncode == 0, done
+    pin = read_pin(checkout)
+    assert pin.listed and pin.version == folder_version(checkout / "data")
+    placed = renames >= 3
+    assert (pin.version != old.version) == (placed or command[0] == "import")
+    if command == ("status",):
+        assert ("is now finished: commit data.dvc" in done.stdout) == (placed and renames < 5)
+        assert "complete, as pinned" in done.stdout
+    assert fusion("data", "import", "more", "--add").returncode == 0
+    assert leftovers(checkout) == ["data"] and read_pin(checkout).files.keys() == old.files.keys() | {
+        f"CT-MRI/{modality}/37003.png" for modality in ("CT", "MRI")
+    }
+    assert read_pin(checkout).meta["earlier"] == [{"version": old.version, **old.meta["source"]}]

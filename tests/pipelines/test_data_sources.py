@@ -9,7 +9,9 @@ import zipfile
 import pytest
 
 from components.ingest import archive, source
-from tests.datasets import leftovers, packed, zipped
+from components.ingest.pin import PIN
+from components.ingest.version import folder_version
+from tests.datasets import fill, leftovers, packed, write_tree, zipped
 
 
 def tar_of(place, *members, opened=open):
@@ -112,3 +114,68 @@ def test_hooks_of_the_user_do_not_run_and_git_asks_nothing(checkout, uncached, p
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
     assert fusion("data", "import").returncode == 0
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "git+https://user:secret@127.0.0.1/x@" + "0" * 40,
+        "git+http://user:secret@127.0.0.1/x@" + "0" * 40,
+        "git+ssh://user:secret@127.0.0.1/x@" + "0" * 40,
+        "git+https://user:secret@127.0.0.1/x@",
+        "git+https://user:secret@127.0.0.1",
+        "git+https://127.0.0.1/x?token=secret@" + "0" * 40,
+        "http://user:secret@127.0.0.1/x.zip",
+        "s3://user:secret@bucket/prefix",
+        "user:secret@host/x.zip",
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--new-version"]])
+@pytest.mark.parametrize("complete", [True, False])
+def test_no_password_of_a_source_is_told_or_pinned(checkout, uncached, tree, fusion, caplog, given, options, complete):
+    if complete:
+        fill(checkout, tree)
+    elif given.startswith("s3") and "--new-version" not in options:
+        pytest.skip("asks the network")
+    done = fusion("data", "import", given, *options)
+    assert "secret" not in done.stdout + done.stderr + caplog.text + (checkout / PIN).read_text()
+    assert done.returncode == 2 or "nothing to do" in done.stdout
+
+
+def test_a_password_in_an_older_pin_is_neither_told_nor_handed_on(checkout, uncached, tree, fusion):
+    text = (checkout / PIN).read_text()
+    address = next(line for line in text.splitlines() if "git:" in line)
+    (checkout / PIN).write_text(text.replace(address, "    git: https://user:secret@127.0.0.1/x"))
+    done = fusion("data", "import", "git")
+    assert done.returncode == 2 and "secret" not in done.stdout + done.stderr
+    fill(checkout, tree)
+    write_tree(checkout / "data", {"CT-MRI": ("37003",)})
+    assert fusion("data", "import", "data", "--new-version").returncode == 0
+    assert "secret" not in (checkout / PIN).read_text()
+
+
+def test_the_web_address_of_an_archive_is_to_be_downloaded_and_a_dead_one_cannot_be_reached(checkout, refused):
+    assert "is the address of an archive; download it" in refused("data", "import", "https://127.0.0.1:9/x.zip")
+    assert "cannot reach https://127.0.0.1:9/x" in refused("data", "import", "https://127.0.0.1:9/x")
+
+
+def test_a_zip_with_the_backslashes_of_windows_is_one_of_folders(checkout, uncached, tree, tmp_path, fusion, refused):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        for path in sorted(tree.rglob("*")):
+            name = "images\\" + str(path.relative_to(tree)).replace("/", "\\") + ("\\" if path.is_dir() else "")
+            made = zipfile.ZipInfo("name")
+            made.filename = made.orig_filename = name
+            opened.writestr(made, b"" if path.is_dir() else path.read_bytes())
+    assert b"images\\CT-MRI\\CT\\2004.png" in (tmp_path / "a.zip").read_bytes()
+    assert fusion("data", "import", tmp_path / "a.zip").returncode == 0
+    assert folder_version(checkout / "data") == folder_version(tree)
+
+
+@pytest.mark.parametrize("name", ["a\\..\\..\\evil.png", "\\evil.png", "\\\\host\\evil.png", "C:\\evil.png"])
+def test_a_backslash_leads_out_of_no_zip(checkout, tmp_path, refused, name):
+    assert "leads out of it" in refused("data", "import", zip_of(tmp_path / "a.zip", (name, 0o644, b"x")))
+
+
+def test_two_spellings_of_one_member_are_refused(checkout, tmp_path, refused):
+    place = zip_of(tmp_path / "a.zip", ("CT-MRI/CT/2004.png", 0o644, b"x"), ("CT-MRI\\CT\\2004.png", 0o644, b"x"))
+    assert "twice" in refused("data", "import", place)
