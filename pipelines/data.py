@@ -63,7 +63,7 @@ def status(
             "cached": found.cached,
             "remote": str(place) or None,
             "missing_on_remote": lacks,
-            "asked_of_remote": None if lacks is None else "every file by its name; none was read",
+            "asked_of_remote": None if lacks is None else "each file's name, and on S3 its size and checksum",
         }
         _print_json(facts)
         return
@@ -91,8 +91,10 @@ def status(
     _say("DVC cache", held)
     asked = "; not asked, --cloud does"
     if lacks is not None:
-        lacking = f"lacks {lacks} files, `fusion data push` stores them" if lacks else "lacks nothing"
-        asked = f"; {lacking} (asked for every file by its name, none was read)"
+        lacking = (
+            f"lacks {lacks} files or holds them damaged, `fusion data push` mends it" if lacks else "lacks nothing"
+        )
+        asked = f"; {lacking} (asked for each file's name, and on S3 its size and checksum)"
     told = f"{place}, by {place.origin}{asked}" if place.url else "none; set ATLAS_FUSION_REMOTE=s3://BUCKET/PREFIX"
     _say("remote", told)
 

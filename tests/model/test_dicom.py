@@ -11,7 +11,7 @@ import SimpleITK
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from model.dicom_series import write_series
-from model.volumes import read_volume
+from model.volumes import display_range, read_volume
 from tests.scans import FRAME, OBLIQUE, PIXELS, axial, image, multiframe, place, ras, refusal, series, turned
 
 
@@ -202,3 +202,26 @@ def test_a_header_that_nests_without_end_is_refused(tmp_path):
     at = content.index(b"\xe0\x7f\x10\x00")
     (tmp_path / "deep.dcm").write_bytes(content[:at] + nested + content[at:])
     assert "damaged DICOM" in refusal(tmp_path / "deep.dcm")
+
+
+@pytest.mark.parametrize(("bits", "upto"), [("signed", None), ("unsigned", None), ("signed", -32000)])
+def test_padding_of_a_series_neither_shows_nor_counts_for_the_range(tmp_path, bits, upto):
+    levels = PIXELS.clip(0, 900) + np.int16(3)
+    padded = levels.copy()
+    padded[:, :, :3] = -32768
+    padded[2] = -32768
+    if upto:
+        padded[:, 0] = upto
+
+    def change(made, index):
+        made.add_new("PixelPaddingValue", "SS" if bits == "signed" else "US", -32768 if bits == "signed" else 32768)
+        if upto:
+            made.add_new("PixelPaddingRangeLimit", "SS", upto)
+
+    volume = read_volume(series(tmp_path / "mr", padded, axial(6), "MR", change))
+    real = padded > -32000
+    assert np.array_equal(volume.pixels[real], levels[real])
+    assert (volume.pixels[~real] == levels[real].min()).all()
+    assert display_range(volume)[0] >= 3
+    unmarked = read_volume(series(tmp_path / "unmarked", padded, axial(6), "MR"))
+    assert display_range(unmarked)[0] < -30000

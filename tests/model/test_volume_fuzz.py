@@ -83,7 +83,14 @@ def test_any_dicom_bytes_are_a_volume_or_one_line(tmp_path, changes):
 
 TAGS = ["Rows", "Columns", "NumberOfFrames", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelSpacing"]
 TAGS += ["ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "RescaleSlope", "Modality"]
-TAGS += ["PhotometricInterpretation", "SamplesPerPixel", "FrameOfReferenceUID", "SeriesInstanceUID", "ImageType"]
+TAGS += [
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+    "FrameOfReferenceUID",
+    "SeriesInstanceUID",
+    "ImageType",
+    "PixelPaddingValue",
+]
 values = st.one_of(
     st.integers(0, 65535),
     st.sampled_from(
