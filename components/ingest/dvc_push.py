@@ -17,18 +17,38 @@ from components.ingest.dvc_command import (
 from components.ingest.pin import PIN, Pin, read_pin, require_listing
 from model.errors import InputError
 
-# What `dvc` has no command for: asking a remote for objects by name, and storing them there one by one.
+# What `dvc` has no command for: asking a remote for objects past DVC's index, and storing them there one by one. One is
+# lacking where it is not, is of another size than in the cache, or has a checksum or content that is not its name's.
 _OBJECTS = """
-import json, sys
+import hashlib, json, os, re, sys
 from dvc.repo import Repo
 task, listed, _, name = [*sys.argv[1:], None, None][:4]
+
+def sound(md5, info, path):
+    own, etag = cache.oid_to_path(md5), str(info.get("ETag", "")).strip('"')
+    if os.path.isfile(own) and info.get("size") not in (None, os.path.getsize(own)):
+        return False
+    wanted = md5.removesuffix(".dir")
+    if etag == wanted or (fs.protocol != "local" and not re.fullmatch("[0-9a-f]{32}", etag)):
+        return True
+    # Encrypted by a key of its own, S3 gives checksums of what it stores.
+    content = open(path, "rb").read() if fs.protocol == "local" else fs.fs.cat_file(path)
+    return hashlib.md5(content).hexdigest() == wanted
+
 try:
     md5s, repo = json.load(open(listed)), Repo()
     remote, cache = repo.cloud.get_remote_odb(name), repo.cache.local
+    fs, places = remote.fs, {remote.oid_to_path(md5): md5 for md5 in md5s}
     if task == "put":
-        remote.add([cache.oid_to_path(md5) for md5 in md5s], cache.fs, md5s)
-        md5s = []
-    print(json.dumps(sorted(set(md5s) - set(remote.oids_exist(md5s) if md5s else []))))
+        remote.add([cache.oid_to_path(md5) for md5 in md5s], cache.fs, md5s, check_exists=False)
+        there = md5s
+    elif fs.protocol in ("local", "s3"):
+        here = fs.protocol == "local"
+        found = {path: {} for path in places if os.path.isfile(path)} if here else fs.fs.find(remote.path, detail=True)
+        there = [md5 for path, md5 in places.items() if path in found and sound(md5, found[path], path)]
+    else:
+        there = remote.oids_exist(md5s)
+    print(json.dumps(sorted(set(md5s) - set(there))))
 except Exception as error:
     sys.exit(f"ERROR: {type(error).__name__}: {error}")
 """
@@ -52,9 +72,9 @@ def push(root: Path, remote: Remote) -> None:
 
 
 def missing_on_remote(root: Path, remote: Remote, pin: Pin) -> list[str]:
-    """The MD5s of the files of the pinned version that the remote lacks; raises InputError if it cannot be asked.
+    """The MD5s of the files of the pinned version that the remote lacks or holds damaged; InputError if it is silent.
 
-    It is asked for each by its name, while `dvc status --cloud` concludes from the listing of the version alone.
+    It is asked for each, by name, size and checksum, while `dvc status --cloud` concludes from the version's listing.
     """
     check_remote(remote)
     wanted = sorted({pin.version, *pin.files.values()})

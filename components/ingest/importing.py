@@ -98,8 +98,8 @@ def import_dataset(
             source, found = AddedSource(source, found, kept), there | found
         if new_version:
             check_pairs(found, source.name)
-        staged = stage(source, found, pin.files, aside / "tree", advance)
         try:
+            staged = stage(source, found, pin.files, aside / "tree", advance)
             new = _next(pin, staged, source) if new_version else _verified(pin, staged, source)
             if not force:
                 _check_all_is_kept(here, all_files(target), staged.files, pin)

@@ -203,6 +203,8 @@ def listing(folder: Path, advance: Advance = lambda *_: None) -> dict[str, str]:
 def _kept(found: Mapping[str, str], pinned: Mapping[str, str], target: Path) -> dict[str, str]:
     """What an earlier attempt left and is as pinned; the rest of it is removed."""
     kept = {}
+    for path in [path for path in target.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]:
+        path.unlink()
     for path in data_files(target):
         relative = path.relative_to(target).as_posix()
         if relative in found and relative in pinned and file_md5(path) == pinned[relative]:

@@ -116,6 +116,10 @@ def test_the_remote_itself_is_asked_for_every_file_and_a_push_stores_what_dvc_be
     lost = sorted(set(pin.files.values()))[:2]
     for md5 in lost:
         place_of(tmp_path / "remote" / "files" / "md5", md5).unlink()
+    damaged = place_of(tmp_path / "remote" / "files" / "md5", sorted(set(pin.files.values()))[2])
+    damaged.chmod(0o644)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    lost.append(damaged.parent.name + damaged.name)
     assert missing_on_remote(checkout, remote, pin) == lost
     push(checkout, remote)
     assert missing_on_remote(checkout, remote, pin) == []

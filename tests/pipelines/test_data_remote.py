@@ -2,6 +2,9 @@
 
 import shutil
 
+import boto3
+
+from components.ingest.pin import read_pin
 from components.ingest.version import folder_version
 from tests.datasets import ask, dvc, fill, git
 
@@ -25,6 +28,12 @@ def test_fusion_shares_that_cache_and_remote(checkout, bucket, tree, fusion, mon
     monkeypatch.setenv("ATLAS_FUSION_REMOTE", bucket)
     fill(checkout, tree)
     assert fusion("data", "push").stdout.startswith(f"{bucket} holds version")
+    assert "lacks nothing" in fusion("data", "status", "--cloud").stdout
+    s3, lost, spoilt = boto3.client("s3"), *sorted(set(read_pin(checkout).files.values()))[:2]
+    s3.delete_object(Bucket="ours", Key=f"at/dvc/files/md5/{lost[:2]}/{lost[2:]}")
+    s3.put_object(Bucket="ours", Key=f"at/dvc/files/md5/{spoilt[:2]}/{spoilt[2:]}", Body=b"spoilt")
+    assert "lacks 2 files" in fusion("data", "status", "--cloud").stdout, "whatever DVC's index says"
+    assert fusion("data", "push").returncode == 0
     assert "lacks nothing" in fusion("data", "status", "--cloud").stdout
     other = tmp_path / "other"
     git(tmp_path, "clone", "--quiet", str(checkout), str(other))

@@ -179,3 +179,17 @@ def test_a_backslash_leads_out_of_no_zip(checkout, tmp_path, refused, name):
 def test_two_spellings_of_one_member_are_refused(checkout, tmp_path, refused):
     place = zip_of(tmp_path / "a.zip", ("CT-MRI/CT/2004.png", 0o644, b"x"), ("CT-MRI\\CT\\2004.png", 0o644, b"x"))
     assert "twice" in refused("data", "import", place)
+
+
+@pytest.mark.parametrize("cut", ["at a member", "in a header"])
+@pytest.mark.parametrize("opened", [open, gzip.open])
+def test_a_tar_without_its_end_makes_no_version(checkout, uncached, tree, tmp_path, refused, cut, opened):
+    members = [f"CT-MRI/{modality}/{name}.png" for name in (2004, 2005) for modality in ("CT", "MRI")]
+    content = tar_of(tmp_path / "whole", *((name, FILE, (tree / name).read_bytes()) for name in members)).read_bytes()
+    with tarfile.open(tmp_path / "whole") as whole:
+        third = whole.getmembers()[2].offset
+    with opened(tmp_path / "a.tar", "wb") as stream:
+        stream.write(content[: third + (300 if cut == "in a header" else 0)])
+    before = (checkout / PIN).read_bytes()
+    assert "is cut short" in refused("data", "import", tmp_path / "a.tar", "--new-version")
+    assert (checkout / PIN).read_bytes() == before and leftovers(checkout) == []
