@@ -11,7 +11,7 @@ import pytest
 
 from components.ingest.pin import PAIRS, PIN, read_pin
 from components.ingest.version import folder_version
-from tests.datasets import fill, leftovers, write_tree
+from tests.datasets import fill, leftovers, write_tree, zipped
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +58,16 @@ def test_two_imports_do_not_meet(checkout, tree, refused):
     with (checkout / "data.partial" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another import is at work" in refused("data", "import", tree)
+
+
+def test_a_refused_addition_leaves_nothing_to_be_continued(checkout, uncached, tree, fusion, refused, tmp_path):
+    fill(checkout, tree)
+    more = zipped(write_tree(tmp_path / "more", {"CT-MRI": ("37003",)}), tmp_path / "more.zip")
+    content = bytearray(more.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 255
+    more.write_bytes(content)
+    assert "damaged" in refused("data", "import", more, "--add")
+    assert leftovers(checkout) == ["data"] and "interrupted" not in fusion("data", "status").stdout
 
 
 KILLED = """
