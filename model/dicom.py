@@ -23,6 +23,7 @@ _PIXEL_TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation"),
 )
+_PADDING_TAGS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 # Nothing else is ever decoded, so nothing else can be told; of PatientID and StudyInstanceUID only a hash is kept.
 _HEADER_TAGS = (
     *_PIXEL_TAGS,
@@ -52,6 +53,7 @@ def read_dicom(path: Path, modality: str = "") -> Volume:
 
     Slices are ordered by their position along the normal; rescale slope and intercept are each slice's own. Images
     stored with white as zero (MONOCHROME1) are inverted, but for CT and PET, whose rescaled values are absolute.
+    Pixels that the header calls padding take the least value of the others.
     """
     files = dicom_files(path) if path.is_dir() else [path]
     if not files:
@@ -205,21 +207,49 @@ def _choose(headers: list[_Header], modality: str, path: Path) -> list[_Header]:
 
 def _read_pixels(files: list[Path], slices: list[Slice], path: Path) -> Pixels:
     pixels = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
+    padding: dict[int, Any] = {}
     places: dict[int, dict[int, int]] = {}
     for place, each in enumerate(slices):
         places.setdefault(each.file, {})[each.index] = place
     for number, wanted in places.items():
         where = place_of(files, number, path)
         with reading(where):
-            dataset = open_dataset(files[number], (*_PIXEL_TAGS, "PixelData"), where)
+            dataset = open_dataset(files[number], (*_PIXEL_TAGS, *_PADDING_TAGS, "PixelData"), where)
             _check_pixels(dataset, len(wanted) * math.prod(slices[0].shape), where)
             decoded = 0
             for index, stored in enumerate(_decoded(dataset)):
                 each, decoded = slices[wanted[index]], index + 1
                 pixels[wanted[index]] = _rescaled(stored, each, dataset)
+                if (padded := _padding(stored, dataset)) is not None:
+                    padding[wanted[index]] = padded
             if decoded != len(wanted):
                 raise InputError(f"{where} has {decoded} frames, its header says {len(wanted)}; export it again")
+    _fill_padding(pixels, padding)
     return pixels
+
+
+def _padding(stored: Any, dataset: "Dataset") -> Any:
+    """Which stored values are padding, bool (H, W); None where none is, or all are. Source: DICOM PS3.3 C.7.5.1.1.2."""
+    if dataset.get("PixelPaddingValue") is None:
+        return None
+    bits, signed = int(dataset.BitsAllocated), bool(dataset.PixelRepresentation)
+    ends = []
+    for tag in _PADDING_TAGS:
+        # Some write a signed value as unsigned.
+        end = int(dataset.PixelPaddingValue if dataset.get(tag) is None else dataset[tag].value) & (2**bits - 1)
+        ends.append(end - 2**bits if signed and end >= 2 ** (bits - 1) else end)
+    found = (stored >= min(ends)) & (stored <= max(ends))
+    return found if found.any() else None
+
+
+def _fill_padding(pixels: Pixels, padding: dict[int, Any]) -> None:
+    """Give padding, by slice, the least of all other values, so that it neither shows nor counts for the range."""
+    if not padding:
+        return
+    least = [image[~padding[place]] if place in padding else image.ravel() for place, image in enumerate(pixels)]
+    least = [float(values.min()) for values in least if values.size]
+    for place, padded in padding.items():
+        pixels[place][padded] = min(least, default=0.0)
 
 
 def _check_pixels(dataset: "Dataset", count: int, where: str) -> None:

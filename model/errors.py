@@ -2,6 +2,9 @@
 
 import re
 
+# A password may hold a slash or another @; a port is none.
+_USER = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@]*:(?!\d*(?:/|$))\S*@)")
+_QUERY = re.compile(r"(https?://[^\s?'\"]*\?)[^\s'\"),;]+")
 _BREAKS_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -10,14 +13,20 @@ def one_line(text: str) -> str:
     return _BREAKS_A_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def without_credentials(text: str) -> str:
+    """The text with the users, passwords and queries of addresses in it made unreadable."""
+    return _QUERY.sub(r"\1***", _USER.sub("***@", text))
+
+
 class InputError(Exception):
     """Bad input, told in one line: what is wrong, where, and what to do about it.
 
-    The command line prints the line and exits with code 2; everything else is a defect of ours and keeps its traceback.
+    Addresses in it show no password. The command line prints the line and exits with code 2; everything else is a
+    defect of ours and keeps its traceback.
     """
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return without_credentials(one_line(super().__str__()))
 
 
 class MissingWeights(InputError):

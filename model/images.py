@@ -183,7 +183,11 @@ def _load(path: Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{path} claims more pixels than any slice has; give an image of ordinary size") from None
     except (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
-        raise InputError(f"{path} is damaged or no path ({error}); fetch it again") from None
+        if "\0" in str(path):
+            raise InputError(f"{path} is no path, as it holds a null byte; give the path of an image file") from None
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be opened ({error.strerror}); check the path") from None
+        raise InputError(f"{path} is a damaged image file ({error}); fetch it again") from None
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:

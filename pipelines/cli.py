@@ -63,6 +63,30 @@ def with_pipeline_parameters(command: Callable[..., None]) -> Callable[..., None
     return command
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from pipelines.code import git_commit
+
+    commit = git_commit()
+    typer.echo(f"atlas-fusion {version('atlas-fusion')}" + (f" (commit {commit})" if commit != "unknown" else ""))
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say the version, and the commit if known.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """What stands before any command."""
+
+
 @app.command()
 @with_pipeline_parameters
 def run(
@@ -136,6 +160,9 @@ def fuse(
     dtype: Annotated[
         str | None, typer.Option(help="Of a NIfTI output: float32, in [0, 1], or uint8 [float32].")
     ] = None,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="Of volumes: take them in this order even if they look swapped.")
+    ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Fuse two images into one, or two volumes slice by slice.
@@ -144,13 +171,14 @@ def fuse(
     source has (PNG and TIFF hold them). One of the two may be in 8-bit colour: its luma is fused, its colour put back.
 
     Volumes are folders of DICOM files, single DICOM files, .nii or .nii.gz. The second is resampled onto the grid of
-    the first where it has another, not registered; the output lies where the first does, and names no patient.
+    the first where it has another, not registered; the output lies where the first does, and names no patient. What
+    each is taken for, and why, is told: by the DICOM header, Hounsfield units, the BIDS sidecar's Modality or the name.
     """
     from pipelines.fuse import fuse_files, load_fuser, model_path
     from pipelines.fuse_volumes import are_volumes, fuse_volumes
 
     if not are_volumes(a, b):
-        for option, value in (("--window", window), ("--dtype", dtype)):
+        for option, value in (("--window", window), ("--dtype", dtype), ("--keep-order", keep_order or None)):
             if value is not None:
                 raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
         fuse_files(a, b, output, model, strategy, batchnorm, runs)
@@ -158,12 +186,13 @@ def fuse(
     from pipelines.display import progress_bar
 
     with progress_bar("fuse") as advance:
-        pair = fuse_volumes(
-            *(a, b, output, lambda: load_fuser(model_path(model, runs), strategy, batchnorm), window, dtype, advance)
+        done = fuse_volumes(
+            *(a, b, output, lambda: load_fuser(model_path(model, runs), strategy, batchnorm), window, dtype, advance),
+            keep_order=keep_order,
         )
-    typer.echo(
-        f"fused {len(pair.first.pixels)} slice{'s' if len(pair.first.pixels) > 1 else ''}, {pair.how}; wrote {output}"
-    )
+    slices = f"{done.slices} slice{'s' if done.slices > 1 else ''}"
+    typer.echo(one_line(f"first: {a} ({done.first}); second: {b} ({done.second})"))
+    typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
 
 
 @app.command("measure")

@@ -42,13 +42,14 @@ def status(
 
     Tells of data/, of the DVC cache, and of the remote that pull and push use.
     """
-    from components.ingest.dvc_command import configured_remote, missing_on_remote
-    from components.ingest.importing import look
+    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_push import missing_on_remote
+    from components.ingest.here import look
     from components.ingest.pin import find_root
 
     root = find_root(Path())
     found, place = look(root), configured_remote(root, remote)
-    lacks = missing_on_remote(root, place) if cloud else None
+    lacks = len(missing_on_remote(root, place, found.pin)) if cloud else None
     if as_json:
         facts = {
             "version": found.pin.version,
@@ -56,15 +57,22 @@ def status(
             "present": found.difference is not None,
             "complete": found.difference is not None and not found.difference,
             "difference": found.difference.by_kind() if found.difference else None,
+            "link": found.linked,
             "interrupted_import": found.interrupted,
+            "finished_import": found.finished,
             "cached": found.cached,
             "remote": str(place) or None,
             "missing_on_remote": lacks,
+            "asked_of_remote": None if lacks is None else "each file's name, and on S3 its size and checksum",
         }
         _print_json(facts)
         return
     _say("pinned", f"{found.pin.version}: {found.pin.pairs()}, {found.pin.size / 1e6:.1f} MB")
-    if found.difference is None:
+    if found.finished:
+        _say("", "an import that was cut off with its images in place is now finished: commit data.dvc, data.pairs.csv")
+    if found.linked:
+        _say("data/", "is a link, which neither DVC nor an import takes; make it a plain folder")
+    elif found.difference is None:
         _say("data/", "not here; `fusion data import` brings it in, or `fusion data pull` from the remote")
     elif found.difference:
         _say("data/", f"differs from the pin: {found.difference.counts()}")
@@ -79,9 +87,14 @@ def status(
         _say("data/", "complete, as pinned")
     if found.interrupted:
         _say("", "an interrupted import waits in data.partial/; the same import continues it")
-    _say("DVC cache", "holds this version" if found.cached else "does not hold this version")
-    lacking = "" if lacks is None else "; lacks nothing" if lacks == 0 else f"; lacks {lacks} files, `fusion data push`"
-    asked = "; not asked, --cloud does" if lacks is None else lacking
+    held = "holds this version, by the names of its files" if found.cached else "does not hold this version"
+    _say("DVC cache", held)
+    asked = "; not asked, --cloud does"
+    if lacks is not None:
+        lacking = (
+            f"lacks {lacks} files or holds them damaged, `fusion data push` mends it" if lacks else "lacks nothing"
+        )
+        asked = f"; {lacking} (asked for each file's name, and on S3 its size and checksum)"
     told = f"{place}, by {place.origin}{asked}" if place.url else "none; set ATLAS_FUSION_REMOTE=s3://BUCKET/PREFIX"
     _say("remote", told)
 
@@ -127,7 +140,7 @@ def pull(remote: Remote = None) -> None:
 def push(remote: Remote = None) -> None:
     """Store the pinned version on the DVC remote."""
     from components.ingest.dvc_command import configured_remote
-    from components.ingest.dvc_command import push as push_to
+    from components.ingest.dvc_push import push as push_to
     from components.ingest.importing import ensure_cached
     from components.ingest.pin import find_root
     from pipelines.display import progress_bar
@@ -153,10 +166,11 @@ def verify(
     """
     from components.ingest.compare import compare_files
     from components.ingest.pin import DATA, find_root, read_pin, require_listing
-    from components.ingest.staging import listing
+    from components.ingest.staging import listing, recover
     from pipelines.display import progress_bar
 
     root = find_root(Path())
+    recover(root)
     pin = require_listing(read_pin(root), root)
     folder = folder or root / DATA
     with progress_bar("verify") as advance:
@@ -164,10 +178,10 @@ def verify(
     if as_json:
         _print_json({"version": pin.version, "equal": not difference, "difference": difference.by_kind()})
     elif difference:
-        typer.echo(f"{folder} is not version {pin.version}: {difference.counts()}")
+        typer.echo(one_line(f"{folder} is not version {pin.version}: {difference.counts()}"))
         _print_files(difference, {})
     else:
-        typer.echo(f"{folder} is version {pin.version}: all {pin.nfiles} files are as pinned")
+        typer.echo(one_line(f"{folder} is version {pin.version}: all {pin.nfiles} files are as pinned"))
     if difference:
         sys.exit(_DIFFERS)
 
@@ -192,7 +206,7 @@ def describe(
         description = describe_folder(folder, output, advance)
     for collection in description["collections"]:
         typer.echo(f"{collection['name']:<10} {collection['pairs']} pairs of {len(collection['subjects'])} subjects")
-    typer.echo(f"wrote {output / 'description.html'}, contact-sheet.png, pairs.csv, description.json")
+    typer.echo(one_line(f"wrote {output / 'description.html'}, contact-sheet.png, pairs.csv, description.json"))
 
 
 @app.command()
@@ -210,7 +224,7 @@ def phantom(
     config = PhantomConfig(subjects=subjects, slices=slices, size=size, seed=seed)
     with progress_bar("phantom") as advance:
         write_phantom(folder, config, advance)
-    typer.echo(f"wrote {subjects * slices} pairs of {subjects} subjects to {folder}")
+    typer.echo(one_line(f"wrote {subjects * slices} pairs of {subjects} subjects to {folder}"))
 
 
 @app.command()
@@ -233,7 +247,7 @@ def volumes(
 
     with progress_bar("volumes") as advance:
         made = import_volumes(first, second, output, subject, collection, Window.parse(window), advance)
-    typer.echo(f"wrote {made.pairs} pairs to {output} (empty slices left out: {made.empty}; {made.how})")
+    typer.echo(one_line(f"wrote {made.pairs} pairs to {output} (empty slices left out: {made.empty}; {made.how})"))
 
 
 def _bring(
@@ -244,6 +258,7 @@ def _bring(
     as_json: bool = False,
     remote: str | None = None,
 ) -> None:
+    from components.ingest.address import shown_address
     from components.ingest.importing import DatasetMismatch, import_dataset
     from components.ingest.pin import find_root
     from pipelines.display import progress_bar
@@ -266,8 +281,9 @@ def _bring(
         typer.echo(f"new version {done.pin.version}, after {done.earlier}:")
         _print_pairs(done.pairs)
         typer.echo("commit data.dvc and data.pairs.csv; `fusion data push` stores the images on the remote")
-    came = f"from {done.source}" if done.source else "nothing to do" + (f" ({source} was not read)" if source else "")
-    typer.echo(f"data/ is complete, {came}: {done.pin.pairs()}, version {done.pin.version}")
+    unread = f" ({shown_address(source)} was not read)" if source else ""
+    came = f"from {done.source}" if done.source else f"nothing to do{unread}"
+    typer.echo(one_line(f"data/ is complete, {came}: {done.pin.pairs()}, version {done.pin.version}"))
     if done.uncached:
         typer.echo(f"note: not in the DVC cache, so `dvc status` does not know it: {done.uncached}", err=True)
 

@@ -1,7 +1,7 @@
 """Fuse two volumes slice by slice, and write the fused volume in the place of the first."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,6 +13,7 @@ from model.dicom_series import check_series_folder, write_series
 from model.errors import InputError
 from model.fuser import Fuser
 from model.images import same_file
+from model.modality import Evidence, check_order, evidence
 from model.nifti import Dtype, write_nifti
 from model.pairing import VolumePair, pair_volumes
 from model.volumes import Volume, Window, display_range, is_volume, read_volume, shown
@@ -28,18 +29,39 @@ def are_volumes(a: Path, b: Path) -> bool:
     return is_volume(a) or is_volume(b)
 
 
+@dataclass(frozen=True)
+class Fused:
+    """What was fused: how many slices, what the two volumes were taken for, and how they came to one grid."""
+
+    slices: int
+    first: Evidence
+    second: Evidence
+    how: str
+
+
 def fuse_volumes(
-    a: Path, b: Path, output: Path, load: Callable[[], Fuser], window: str | None, dtype: str | None, progress: Tell
-) -> VolumePair:
+    a: Path,
+    b: Path,
+    output: Path,
+    load: Callable[[], Fuser],
+    window: str | None,
+    dtype: str | None,
+    progress: Tell,
+    keep_order: bool = False,
+) -> Fused:
     """Fuse volumes `a` and `b` slice by slice and write `output`: .nii, .nii.gz, or a folder for a DICOM series.
 
     The second is resampled onto the grid of the first where it has another. `load` gives the Fuser, asked only once the
-    volumes are fit to be fused; `window` is of CT, as "40/80"; `dtype` of NIfTI, float32 in [0, 1] or uint8. Returns
-    the pair that was fused. Raises InputError for anything the user can mend.
+    volumes are fit to be fused; `window` is of CT, as "40/80"; `dtype` of NIfTI, float32 in [0, 1] or uint8; with
+    `keep_order` two that look swapped are taken as given. Raises InputError for anything the user can mend.
     """
     kind = _check_output(a, b, output, dtype)
     chosen = Window.parse(window) if window else None
     first, second = read_volume(a), read_volume(b)
+    if keep_order:
+        told = evidence(a, first), evidence(b, second)
+    else:
+        told = check_order((a, b), (first, second), "or say --keep-order")
     if chosen and not (first.is_ct or second.is_ct):
         raise InputError(f"neither {a} nor {b} is CT (NIfTI counts as CT where air is at -1000); leave --window out")
     _check_memory(first, a)
@@ -50,7 +72,7 @@ def fuse_volumes(
         write_series(output, fused)
     else:
         write_nifti(output, fused, cast(Dtype, dtype or DTYPES[0]), None if _from_dicom(a) else a)
-    return pair
+    return Fused(len(fused.pixels), *told, pair.how)
 
 
 def _fuse(pair: VolumePair, limits: list[tuple[float, float]], fuser: Fuser, progress: Tell) -> np.ndarray:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
@@ -14,6 +16,8 @@ from pydicom.uid import (
 )
 
 from components.ingest.phantom import PhantomConfig, subject_volume
+from model.errors import InputError
+from model.volumes import read_volume
 
 FRAME = "1.2.826.0.1.3680043.8.498.77"
 
@@ -125,3 +129,25 @@ def multiframe(path: Path, pixels: np.ndarray, affine: np.ndarray, order: list[i
     made.PerFrameFunctionalGroupsSequence = frames
     made.save_as(path, enforce_file_format=True)
     return path
+
+
+def nifti(path: Path, pixels: np.ndarray, affine: np.ndarray, code: int = 1) -> Path:
+    """Write (D, H, W) with an affine in RAS."""
+    made = nibabel.Nifti1Image(pixels.transpose(2, 1, 0), affine)
+    made.set_sform(affine, code)
+    made.set_qform(affine, code)
+    nibabel.save(made, path)
+    return path
+
+
+def refusal(path: Path, **kwargs: str) -> str:
+    """The one line with which a volume is refused."""
+    with pytest.raises(InputError) as refused:
+        read_volume(path, **kwargs)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# An oblique stack, and values of a CT on it, that the readers of DICOM and NIfTI are tried with.
+OBLIQUE = turned(axial(8), 12, -7, 25)
+PIXELS = np.random.default_rng(5).integers(-1000, 2000, (6, 10, 12)).astype(np.int16)

@@ -34,7 +34,7 @@ def find_pairs(folder: Path) -> list[Pair]:
 
     InputError if a file is misnamed or there is no pair.
     """
-    names = [{path.stem for path in (folder / COLLECTION / each).glob("*.png")} for each in MODALITIES]
+    names = [{path.stem for path in (folder / COLLECTION / each).glob("[!.]*.png")} for each in MODALITIES]
     pairs = []
     for name in names[0] & names[1]:
         match = _NAME.match(name)

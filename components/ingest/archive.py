@@ -93,12 +93,14 @@ class ZipSource(_ArchiveFile):
             raise too_many(self.name)
         found = {}
         for info in infos:
-            # The name as it is stored: `filename` has had separators replaced and has been cut at a null byte.
-            path = check_member(info.orig_filename, self.name)
+            # The name as it is stored: `filename` has had separators replaced and has been cut at a null byte. Some
+            # programs on Windows store its backslashes, which a zip file has no other use for.
+            name = check_member(info.orig_filename, self.name).replace("\\", "/")
+            path = check_member(name, self.name)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _special(path, self.name)
-            if not info.is_dir():
+            if not info.orig_filename.endswith(("/", "\\")):
                 if path in found:
                     raise InputError(f"{self.name} holds {path} twice; pack it again")
                 found[path] = info
@@ -136,7 +138,8 @@ class TarSource(_ArchiveFile):
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
         with self._telling(), self._opened(self._path, "rb") as raw:
-            archive = tarfile.TarFile(fileobj=_Limited(raw, self.name))
+            limited = _Limited(raw, self.name)
+            archive = tarfile.TarFile(fileobj=limited)
             count = 0
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every one
@@ -148,20 +151,25 @@ class TarSource(_ArchiveFile):
                     raise _special(path, self.name)
                 if member.isreg():
                     yield path, archive, member
+            # tarfile takes the end of the file for the end of the archive, wherever that is.
+            if limited.last != bytes(tarfile.BLOCKSIZE):
+                raise InputError(f"{self.name} is cut short, as no end is marked in it; fetch it again")
 
 
 class _Limited(io.RawIOBase):
-    """The unpacked bytes of a tar file, no more of them than any dataset has, and no long read at once."""
+    """The unpacked bytes of a tar file, no more of them than any dataset has, no long read at once; the `last` ones."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
         self._name = name
+        self.last = b""
 
     def read(self, size: int = -1) -> bytes:
         # tarfile reads a header of the size that the archive claims for it into memory, at once.
         if size < 0 or size > MAX_IMAGE_BYTES + 1 or self._stream.tell() + size > MAX_TOTAL_BYTES:
             raise _bomb(self._name)
-        return self._stream.read(size)
+        self.last = self._stream.read(size)
+        return self.last
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence != io.SEEK_SET or offset > MAX_TOTAL_BYTES:

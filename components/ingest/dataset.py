@@ -12,11 +12,12 @@ from components.ingest.layout import COLLECTIONS
 from components.ingest.listing import check_version, part_of
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import SCHEME, fetch_version, parse_remote
-from components.ingest.version import data_files, file_md5, tree_version
+from components.ingest.version import LITTER, data_files, file_md5, tree_version
 from components.progress import Progress
 from model.errors import InputError
 
 PHANTOM = "phantom"
+FOLDER = "a folder"  # what is recorded of one: its name may be a patient's
 COLLECTION = "CT-MRI"
 MODALITIES = COLLECTIONS[COLLECTION]
 MANIFEST_COLUMNS = ("path", "collection", "modality", "name", "subject", "slice", "bytes", "md5")
@@ -62,7 +63,7 @@ def ingest(
         else:
             source = check_folder(Path(data), collection)
             md5s_and_version = _md5s(source, data, expected_version)
-            facts = _write_manifest(source, partial, source.name, *md5s_and_version, collection)
+            facts = _write_manifest(source, partial, FOLDER, *md5s_and_version, collection)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -119,8 +120,8 @@ def _fetch(data: str, version: str, target: Path, collection: str) -> dict[str, 
     for modality in COLLECTIONS[collection]:
         if not part_of(md5s, f"{collection}/{modality}"):
             raise InputError(f"version {version} in {data} has no folder {collection}/{modality}; see the README")
-    # As of a folder here, hidden files are none of the data.
-    return {path: md5 for path, md5 in md5s.items() if "/." not in path}
+    # As of a folder here, hidden files and litter are none of the data.
+    return {path: md5 for path, md5 in md5s.items() if "/." not in path and path.rpartition("/")[2] not in LITTER}
 
 
 def _md5s(folder: Path, data: str, expected_version: str) -> tuple[dict[str, str], str]:

@@ -1,9 +1,11 @@
 """A description of a data folder for people: pairs of each subject, grey levels of each modality, a contact sheet."""
 
 import base64
+import contextlib
 import csv
 import io
 import json
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,12 +22,14 @@ from components.ingest.contact_sheet import Cell, draw_sheet, spread
 from components.ingest.histogram import draw_histogram
 from components.ingest.layout import COLLECTIONS, check_pairs, find_images, image_path, order, pair_of, subject_of
 from components.ingest.source import FolderSource
-from components.ingest.version import file_md5, tree_version
+from components.ingest.version import file_md5, is_litter, tree_version
 from model.errors import InputError
 
 PICTURES = 10
 FILES = ("description.html", "contact-sheet.png", "pairs.csv", "description.json")
 _PERCENTILES = (5, 50, 95)
+# In a folder that is there: the new description while it is written, when it is complete, and what it replaces.
+_PARTIAL, _READY, _KEPT = ".description.partial", ".description.ready", ".description.older"
 
 
 @dataclass
@@ -159,28 +163,65 @@ def _read(path: Path, modality: str) -> Image.Image:
 def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; choose a folder")
-    held = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if (output / _READY).is_dir():
+        _adopt(output)
+    held = set()
+    if output.is_dir():
+        shutil.rmtree(output / _PARTIAL, ignore_errors=True)
+        held = {path.name for path in output.iterdir() if not is_litter(path)}
+    for name in sorted(held & set(FILES)):
+        if not (output / name).is_file():
+            raise InputError(f"{output / name} is no file, and a description would replace it; choose another folder")
     other = sorted(held - set(FILES)) or sorted(held)
     if other and (other[0] not in FILES or "description.json" not in held):
         raise InputError(f"{output} holds {other[0]}, no description; choose a new or empty folder")
 
 
 def _write(described: dict[str, Any], sheet: Image.Image, output: Path) -> None:
-    """Write all of it aside, then put it in place: a new folder by one rename, an older description file by file."""
+    """Write all of it aside, then put it in place: a new folder by one rename, an older description in place.
+
+    A folder that is there stays itself, as a shell may stand in it. The files wait in it under one name, complete, and
+    then take their places; a run that is cut off or refused meanwhile leaves them there for the next one.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists():
+            (output / _PARTIAL).mkdir()
+            _fill(output / _PARTIAL, described, sheet)
+            (output / _PARTIAL).rename(output / _READY)
+            _adopt(output)
+            return
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as own:
             made = Path(own, "made")
             made.mkdir()
             _fill(made, described, sheet)
-            if not output.exists():
-                made.rename(output)
-            else:
-                # The folder itself stays, as a shell may stand in it; by description.json first a next run knows it.
-                for name in reversed(FILES):
-                    (made / name).replace(output / name)
+            made.rename(output)
     except OSError as error:
+        shutil.rmtree(output / _PARTIAL, ignore_errors=True)
         raise InputError(f"cannot write {output}: {error.strerror or error}; choose another place") from None
+
+
+def _adopt(output: Path) -> None:
+    """Put the complete description that waits in the folder in place; where that fails, the older one is whole again.
+
+    By description.json, the last of `FILES` and the first to be replaced, a next run knows the folder.
+    """
+    ready, kept = output / _READY, output / _KEPT
+    try:
+        kept.mkdir(exist_ok=True)
+        for name in reversed(FILES):
+            if (ready / name).exists():
+                with contextlib.suppress(FileNotFoundError):
+                    (output / name).replace(kept / name)
+                (ready / name).replace(output / name)
+    except OSError:
+        for path in list(kept.iterdir()) if kept.is_dir() else []:
+            path.replace(output / path.name)
+        shutil.rmtree(ready, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+    shutil.rmtree(ready)
 
 
 def _fill(folder: Path, described: dict[str, Any], sheet: Image.Image) -> None:

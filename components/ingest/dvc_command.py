@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.ingest.pin import DATA, PIN, Pin, read_pin, require_listing
+from components.ingest.address import shown_address
+from components.ingest.pin import DATA, PIN, Pin, read_pin
 from components.ingest.staging import Advance
 from components.ingest.version import file_md5, tree_version
-from model.errors import InputError, one_line
+from model.errors import InputError, one_line, without_credentials
 
 REMOTE_VARIABLE = "ATLAS_FUSION_REMOTE"
 
@@ -31,7 +32,8 @@ _SESSION = {
     "session_token": "aws_session_token",
 }
 _SECONDS_BETWEEN_LOOKS = 0.3
-_USER = re.compile(r"(^|://)[^/\s]*@")
+_SECONDS_TO_ANSWER = 10
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Remote:
     origin: str
 
     def __str__(self) -> str:
-        return _without_user(self.url or "")
+        return shown_address(self.url or "")
 
 
 class CacheSource:
@@ -64,7 +66,7 @@ class CacheSource:
     def read(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
         """Read the objects."""
         for key, path in wanted.items():
-            place = _object(self._cache, self.files[path])
+            place = object_place(self._cache, self.files[path])
             try:
                 yield key, place.read_bytes()
             except OSError as error:
@@ -108,7 +110,7 @@ def read_cached(cache: Path, version: str) -> dict[str, str]:
     """Relative path -> MD5 of a version in the cache, empty where it is not; InputError if it is damaged."""
     import json
 
-    place = _object(cache, version)
+    place = object_place(cache, version)
     try:
         files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(place.read_bytes())}
     except FileNotFoundError:
@@ -116,21 +118,21 @@ def read_cached(cache: Path, version: str) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError):
         files = {}
     if tree_version(files.items()) != version:
-        raise _damaged(place)
+        raise damaged(place)
     return files
 
 
 def is_cached(cache: Path, version: str) -> bool:
     """Whether the cache holds the version with every one of its objects."""
     files = read_cached(cache, version)
-    return bool(files) and all(_object(cache, md5).is_file() for md5 in files.values())
+    return bool(files) and all(object_place(cache, md5).is_file() for md5 in files.values())
 
 
 def into_cache(root: Path) -> None:
     """Put what lies in `data` into DVC's cache; it must be what `data.dvc` pins, which then stays as it is."""
     place = root / PIN
     before, version = place.read_bytes(), read_pin(root).version
-    _run(root, None, "commit", "--force", PIN)
+    run_dvc(root, None, "commit", "--force", PIN)
     if (made := read_pin(root).version) != version:
         place.write_bytes(before)
         raise InputError(
@@ -145,13 +147,13 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
     What the cache holds damaged is fetched again; what comes damaged is not kept.
     """
     cache = cache_folder(root)
-    _check_remote(remote)
+    check_remote(remote)
     _drop_damaged(cache, pin)
 
     def look() -> None:
-        advance(sum(_object(cache, md5).is_file() for md5 in pin.files.values()), len(pin.files))
+        advance(sum(object_place(cache, md5).is_file() for md5 in pin.files.values()), len(pin.files))
 
-    _run(root, remote, "fetch", PIN, look=look)
+    run_dvc(root, remote, "fetch", PIN, look=look)
     if dropped := _drop_damaged(cache, pin):
         name = dropped[0].relative_to(cache.parent.parent)
         raise InputError(
@@ -159,8 +161,9 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
             "anew from where it is (`fusion data push`), or bring it in with `fusion data import`"
         )
     if not is_cached(cache, pin.version):
-        if _lacks_bucket(root, remote):
-            raise InputError(_no_bucket(remote))
+        if lacks_bucket(root, remote):
+            raise InputError(no_bucket(remote))
+        _check_answers(remote)
         raise InputError(
             f"{remote} does not hold version {pin.version}; push it from where it is (`fusion data push`), or "
             "bring it in with `fusion data import`"
@@ -168,41 +171,21 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
     return cache
 
 
-def push(root: Path, remote: Remote) -> None:
-    """Push the pinned version to a remote; raises InputError unless the remote then holds it, undamaged."""
-    _check_remote(remote)
-    pin = require_listing(read_pin(root), root)
-    if damaged := _damaged_objects(cache_folder(root), pin):
-        raise _damaged(damaged[0])
-    _run(root, remote, "push", PIN)
-    if read_pin(root).version != pin.version:
-        raise InputError(f"{root / PIN} changed during the push; `git diff {PIN}` shows how; push again")
-    if lacks := missing_on_remote(root, remote):
-        raise InputError(f"{remote} lacks {lacks} files of version {pin.version} after the push; push again")
-
-
-def missing_on_remote(root: Path, remote: Remote) -> int:
-    """How many files of the cached version the remote lacks; raises InputError if it cannot be asked."""
-    import json
-
-    _check_remote(remote)
-    told = _run(root, remote, "status", "--cloud", "--json", PIN)
-    return sum(state in ("new", "missing") for state in json.loads(told or "{}").values())
-
-
-def _object(cache: Path, md5: str) -> Path:
+def object_place(cache: Path, md5: str) -> Path:
+    """Where an object is in a cache or remote."""
     return cache / md5[:2] / md5[2:]
 
 
-def _damaged(place: Path) -> InputError:
+def damaged(place: Path) -> InputError:
+    """The refusal of an object in the cache that is not what its name says."""
     return InputError(
         f"{place} in the DVC cache is damaged; remove it and run `fusion data pull`, or `fusion data import`"
     )
 
 
-def _damaged_objects(cache: Path, pin: Pin) -> list[Path]:
+def damaged_objects(cache: Path, pin: Pin) -> list[Path]:
     """The objects of the version that are in the cache and are not what their names say."""
-    objects = {md5: _object(cache, md5) for md5 in (pin.version, *pin.files.values())}
+    objects = {md5: object_place(cache, md5) for md5 in (pin.version, *pin.files.values())}
     try:
         return [
             place for md5, place in objects.items() if place.is_file() and file_md5(place) != md5.removesuffix(".dir")
@@ -213,7 +196,7 @@ def _damaged_objects(cache: Path, pin: Pin) -> list[Path]:
 
 def _drop_damaged(cache: Path, pin: Pin) -> list[Path]:
     """Remove those objects, and return where they were."""
-    damaged = _damaged_objects(cache, pin)
+    damaged = damaged_objects(cache, pin)
     try:
         for place in damaged:
             place.unlink()
@@ -222,12 +205,8 @@ def _drop_damaged(cache: Path, pin: Pin) -> list[Path]:
     return damaged
 
 
-def _without_user(text: str) -> str:
-    """The text with what addresses in it say before the @, a user and a password, made unreadable."""
-    return _USER.sub(r"\1***@", text)
-
-
-def _check_remote(remote: Remote) -> None:
+def check_remote(remote: Remote) -> None:
+    """Raise InputError unless there is a remote, by a whole address."""
     if not remote.url:
         raise InputError(
             f"DVC has no default remote here; set {REMOTE_VARIABLE}=s3://BUCKET/PREFIX, or `dvc remote add --default`"
@@ -238,12 +217,13 @@ def _check_remote(remote: Remote) -> None:
         )
 
 
-def _no_bucket(remote: Remote) -> str:
+def no_bucket(remote: Remote) -> str:
+    """What is said where S3 has no such bucket."""
     mend = f"check {REMOTE_VARIABLE}" if remote.origin == REMOTE_VARIABLE else "check the address"
     return f"there is no bucket for {remote}; create it, or {mend} (`dvc remote modify --local`)"
 
 
-def _lacks_bucket(root: Path, remote: Remote) -> bool:
+def lacks_bucket(root: Path, remote: Remote) -> bool:
     """Whether S3 says that it has no such bucket, where DVC's fetch takes that for a bucket without this version."""
     if not remote.url or not remote.url.startswith("s3://"):
         return False
@@ -262,6 +242,20 @@ def _lacks_bucket(root: Path, remote: Remote) -> bool:
     return False
 
 
+def _check_answers(remote: Remote) -> None:
+    """Raise InputError where a web remote takes no connection, which DVC's fetch takes for one without this version."""
+    import socket
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(remote.url or "")
+    if parts.scheme not in _PORTS:
+        return
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or _PORTS[parts.scheme]), _SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot reach {remote} ({error}); check the address and the network") from None
+
+
 def _config(root: Path) -> dict[str, Any]:
     """DVC's configuration of this checkout, all levels merged."""
     from dvc.config import Config, ConfigError
@@ -274,16 +268,23 @@ def _config(root: Path) -> dict[str, Any]:
         raise InputError(f"DVC's configuration in {root / '.dvc'} cannot be read: {error}; mend it") from None
 
 
-def _run(root: Path, remote: Remote | None, *arguments: str, look: Callable[[], None] | None = None) -> str:
-    """Run DVC and return what it prints; raises InputError with one line for what it complains of."""
-    given = [*arguments, "--remote", remote.name] if remote and remote.name else [*arguments]
+def run_dvc(
+    root: Path, remote: Remote | None, *arguments: str, look: Callable[[], None] | None = None, code: str = ""
+) -> str:
+    """Run DVC, or `code` that uses it as a library, and return what it prints.
+
+    Raises InputError with one line for what it complains of.
+    """
+    given = ["-c", code, *arguments] if code else ["-m", "dvc", *arguments]
+    if remote and remote.name:
+        given += ["--remote", remote.name]
     with (
         _settings(root, remote) as settings,
         tempfile.TemporaryFile("w+") as said,
         tempfile.TemporaryFile("w+") as told,
     ):
         with subprocess.Popen(
-            [sys.executable, "-m", "dvc", *given],
+            [sys.executable, *given],
             cwd=root,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,
@@ -303,6 +304,15 @@ def _run(root: Path, remote: Remote | None, *arguments: str, look: Callable[[], 
         return told.read()
 
 
+def _quoted(value: str) -> str:
+    """A value as DVC's configuration holds it, which has no way to write both kinds of quotes on one line."""
+    if ('"' in value and "'" in value) or "\n" in value:
+        raise InputError(
+            f"{shown_address(value)} holds quotes of both kinds or a line break; rename the remote's place"
+        )
+    return f"'{value}'" if '"' in value else f'"{value}"'
+
+
 @contextmanager
 def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
     """The environment that tells DVC what its configuration cannot take from it: a remote's address, no git."""
@@ -310,7 +320,8 @@ def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
 
     lines = []
     if remote and remote.name == _FROM_ENVIRONMENT:
-        lines += [f"['remote \"{remote.name}\"']", f"    url = {remote.url}"]
+        # Unquoted, the address would end at a # and become a list at a comma.
+        lines += [f"['remote \"{remote.name}\"']", f"    url = {_quoted(remote.url or '')}"]
     if not (root / ".git").exists():
         lines += ["[core]", "    no_scm = true"]
     quiet = {"DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
@@ -328,7 +339,7 @@ def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
     """DVC's complaint as one line: what, where, what to do."""
     where = str(remote or root)
     if "NoSuchBucket" in said or "bucket does not exist" in said:
-        return _no_bucket(remote) if remote else "there is no bucket"
+        return no_bucket(remote) if remote else "there is no bucket"
     if _CREDENTIALS.search(said):
         return (
             f"S3 refuses the credentials for {where}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -336,7 +347,9 @@ def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
         )
     if "Could not connect" in said or "Connect timeout" in said or "ConnectionError" in said:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the endpoint"
-        return f"cannot reach {endpoint} for {where}; check the network, and AWS_ENDPOINT_URL_S3"
+        return f"cannot reach {shown_address(endpoint)} for {where}; check the network, and AWS_ENDPOINT_URL_S3"
+    if "Cannot combine AUTHORIZATION header" in said:
+        return f"AWS_ENDPOINT_URL_S3 holds a user or password, which S3 takes none of there, for {where}; leave it out"
     if "No space left" in said:
         return "the disk is full under DVC's cache; make room and run the same command again, it continues"
     if "Unable to acquire lock" in said or "is locked" in said:
@@ -344,5 +357,5 @@ def _explained(said: str, remote: Remote | None, task: str, root: Path) -> str:
     if remote and remote.url:
         said = said.replace(remote.url, str(remote))
     errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
-    why = _without_user(errors[0] if errors else (said.strip().splitlines() or ["it gave no reason"])[-1])
+    why = without_credentials(errors[0] if errors else (said.strip().splitlines() or ["it gave no reason"])[-1])
     return f"dvc {task} failed for {where}: {one_line(why)}; `dvc {task} -v {PIN}` tells more"

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from components.ingest.address import holds_secret, shown_address
 from components.ingest.pin import PIN
 from components.ingest.source import MAX_FILES, MAX_IMAGE_BYTES, too_large, too_many
 from model.errors import InputError, one_line
@@ -22,15 +23,17 @@ class GitSource:
         """`store` is the bare repository to fetch into; what an earlier attempt fetched there is used."""
         protocol = repository.partition("://")[0]
         if protocol not in _PROTOCOLS or "://" not in repository:
-            raise InputError(f"{repository} is no address of a git repository; give https://, ssh:// or file://")
-        if protocol == "https" and "@" in repository.partition("://")[2].partition("/")[0]:
             raise InputError(
-                f"the https address of a git repository holds a user or password, which {PIN} would keep; "
-                "leave it out, and let git's credential helper or ssh:// answer"
+                f"{shown_address(repository)} is no address of a git repository; give https://, ssh:// or file://"
+            )
+        if holds_secret(repository):
+            raise InputError(
+                f"the {protocol} address of a git repository holds a user or password, or a query, which {PIN} would "
+                "keep; leave it out, and let git's credential helper or ssh:// answer"
             )
         if not _COMMIT.fullmatch(commit):
-            raise InputError(f"{commit!r} is no full commit hash; give all 40 hexadecimal digits")
-        self.name = f"{repository} at {commit[:12]}"
+            raise InputError(f"{shown_address(commit)!r} is no full commit hash; give all 40 hexadecimal digits")
+        self.name = f"{shown_address(repository)} at {commit[:12]}"
         self._repository, self._commit, self._store, self._protocol = repository, commit, store, protocol
         self._blobs: dict[str, str] | None = None
 
@@ -100,7 +103,7 @@ class GitSource:
         if "No space left" in said:
             return f"the disk is full at {self._store.parent}; make room and run the same command again"
         if "not our ref" in said or "couldn't find remote ref" in said or "unadvertised object" in said:
-            return f"{self._repository} does not have the commit {self._commit}; check both"
+            return f"{shown_address(self._repository)} does not have the commit {self._commit}; check both"
         # Of several lines the first names the cause ("Could not resolve host"), the others what it led to.
         why = one_line(lines[0]) if lines else "it gave no reason"
         return f"git cannot fetch {self.name}: {why}; check the network, or import from a folder, an archive or s3://"

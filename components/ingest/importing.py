@@ -6,19 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.ingest.address import shown_address
 from components.ingest.archive import open_archive
 from components.ingest.compare import FileDifference, SubjectDifference, compare_files, compare_pairs
 from components.ingest.dvc_command import CacheSource, configured_remote, fetch, into_cache, is_cached, remote_at
 from components.ingest.dvc_command import cache_folder as dvc_cache_folder
 from components.ingest.git_source import GitSource
-from components.ingest.layout import check_pairs, find_images, is_image_path
-from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing, write_pin
+from components.ingest.layout import check_pairs, find_images
+from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing
 from components.ingest.source import AddedSource, FolderSource, Source
-from components.ingest.staging import Advance, Staged, clear, full_disk_told, listing, put_in_place, stage, staging
+from components.ingest.staging import (
+    Advance,
+    Staged,
+    clear,
+    full_disk_told,
+    listing,
+    put_pinned_in_place,
+    recover,
+    stage,
+    staging,
+)
 from components.ingest.version import all_files, tree_version
 from model.errors import InputError
 
 GIT, REMOTE = "git", "remote"
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 class DatasetMismatch(InputError):
@@ -44,17 +57,6 @@ class Imported:
     uncached: str
 
 
-@dataclass(frozen=True)
-class Status:
-    """How what is here compares with the pin; `difference` is None without a data folder."""
-
-    pin: Pin
-    difference: FileDifference | None
-    pairs: list[SubjectDifference]
-    interrupted: bool
-    cached: bool
-
-
 def import_dataset(
     root: Path,
     spec: str | None,
@@ -72,9 +74,11 @@ def import_dataset(
     InputError for whatever is wrong with the source or the place.
     """
     new_version = new_version or add
+    recover(root)
     pin = read_pin(root) if new_version else require_listing(read_pin(root), root)
     given, spec = spec, spec or (GIT if "git" in _origin(pin) else REMOTE)
     target = root / DATA
+    check_no_link(target)
     with staging(root) as aside, full_disk_told(aside):
         here = listing(target) if target.exists() else {}
         if not new_version and here == pin.files:
@@ -94,8 +98,8 @@ def import_dataset(
             source, found = AddedSource(source, found, kept), there | found
         if new_version:
             check_pairs(found, source.name)
-        staged = stage(source, found, pin.files, aside / "tree", advance)
         try:
+            staged = stage(source, found, pin.files, aside / "tree", advance)
             new = _next(pin, staged, source) if new_version else _verified(pin, staged, source)
             if not force:
                 _check_all_is_kept(here, all_files(target), staged.files, pin)
@@ -103,9 +107,7 @@ def import_dataset(
         except InputError:
             clear(aside)
             raise
-        put_in_place(aside, aside / "tree", target)
-        if new != pin:
-            write_pin(root, new)
+        put_pinned_in_place(aside, root, new if new != pin else None)
         clear(aside)
     pairs = compare_pairs(pin.files, new.files)
     return Imported(new, source.name, pin.version if new != pin else None, pairs, _cached(root, new))
@@ -119,14 +121,18 @@ def open_source(
         origin = _origin(pin)
         address, at, commit = _split_commit(spec.removeprefix("git+")) if spec != GIT else ("", "", "")
         if at and not commit:
-            raise InputError(f"{spec} names no commit after the @; give git+URL@COMMIT")
+            raise InputError(f"{shown_address(spec)} names no commit after the @; give git+URL@COMMIT")
         address, commit = address or str(origin.get("git", "")), commit or str(origin.get("commit", ""))
         if not address or not commit:
             raise InputError(f"{PIN} names no git repository and commit; give git+URL@COMMIT, or another source")
         return GitSource(address, commit, aside / "source.git")
     if spec == REMOTE or ("://" in spec and not Path(spec).exists()):
+        _check_no_web_archive(spec)
         if new_version:
-            raise InputError(f"--new-version wants images of a folder, an archive or git; {spec} holds pinned versions")
+            raise InputError(
+                "--new-version wants images of a folder, an archive or git; "
+                f"{shown_address(spec)} holds pinned versions"
+            )
         remote = configured_remote(root, remote_name) if spec == REMOTE else remote_at(spec)
         return CacheSource(fetch(root, remote, pin, advance), pin.version)
     _check_exists(spec)
@@ -134,25 +140,13 @@ def open_source(
     return FolderSource(path) if path.is_dir() else open_archive(path)
 
 
-def look(root: Path) -> Status:
-    """Compare what is here with the pin by hashing all of it."""
-    pin = require_listing(read_pin(root), root)
-    target = root / DATA
-    here = listing(target) if target.is_dir() else None
-    return Status(
-        pin,
-        None if here is None else compare_files(pin.files, here),
-        [] if here is None else compare_pairs(pin.files, _images(here)),
-        (root / f"{DATA}.partial").exists(),
-        (root / ".dvc").is_dir() and is_cached(dvc_cache_folder(root), pin.version),
-    )
-
-
 def ensure_cached(root: Path) -> Pin:
     """Put the pinned version into DVC's cache if it is only in `data`; raises InputError if it is in neither."""
+    recover(root)
     pin = require_listing(read_pin(root), root)
     if not is_cached(dvc_cache_folder(root), pin.version):
         target = root / DATA
+        check_no_link(target)
         difference = compare_files(pin.files, listing(target)) if target.is_dir() else None
         if difference is None or difference:
             what = f"{DATA}/ differs ({difference.counts()})" if difference else f"{DATA}/ is not here"
@@ -174,10 +168,6 @@ def _split_commit(spec: str) -> tuple[str, str, str]:
 
 def _is_folder(spec: str, folder: Path) -> bool:
     return Path(spec).is_dir() and Path(spec).resolve() == folder.resolve()
-
-
-def _images(files: Mapping[str, str]) -> dict[str, str]:
-    return {path: md5 for path, md5 in files.items() if is_image_path(path)}
 
 
 def _check_nothing_is_lost(here: Mapping[str, str], pin: Pin) -> None:
@@ -222,11 +212,23 @@ def _check_nothing_is_missing(here: Mapping[str, str], pin: Pin) -> None:
         )
 
 
+def check_no_link(target: Path) -> None:
+    """Raise InputError if `data` is a link: a rename would replace the link alone, and DVC takes it for a file."""
+    if target.is_symlink():
+        raise InputError(f"{target} is a link, which an import cannot replace whole; make it a plain folder")
+
+
 def _check_place(target: Path) -> None:
     """Raise InputError if `data` is no folder that a rename can replace."""
-    what = "a link" if target.is_symlink() else "a mount point" if os.path.ismount(target) else ""
-    if what:
-        raise InputError(f"{target} is {what}, which an import cannot replace whole; make it a plain folder")
+    if os.path.ismount(target):
+        raise InputError(f"{target} is a mount point, which an import cannot replace whole; make it a plain folder")
+
+
+def _check_no_web_archive(spec: str) -> None:
+    """Raise InputError for the address of an archive: nothing here downloads one, and DVC would look below it."""
+    path = spec.partition("?")[0].lower()
+    if path.startswith(("http://", "https://")) and path.endswith(_ARCHIVES):
+        raise InputError(f"{shown_address(spec)} is the address of an archive; download it, and give the file")
 
 
 def _check_exists(spec: str | None) -> None:
@@ -236,7 +238,7 @@ def _check_exists(spec: str | None) -> None:
     path = Path(str(spec)).expanduser()
     if not (path.is_dir() or path.is_file()):
         raise InputError(
-            f"no such folder or archive: {spec}; give one, or {GIT}, {REMOTE}, git+URL@COMMIT, or s3://BUCKET/PREFIX"
+            f"no such folder or archive: {shown_address(str(spec))}; give one, or {GIT}, {REMOTE}, git+URL@COMMIT, or s3://BUCKET/PREFIX"
         )
 
 

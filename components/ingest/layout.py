@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
+from components.ingest.version import LITTER
 from model.errors import InputError
 
 COLLECTIONS = {"CT-MRI": ("CT", "MRI"), "PET-MRI": ("PET", "MRI"), "SPECT-MRI": ("SPECT", "MRI")}
@@ -44,13 +45,13 @@ def order(path: str) -> tuple[object, ...]:
 def find_images(paths: Iterable[str], source: str) -> dict[str, str]:
     """Find the collections wherever they lie in a source: relative path in the layout -> path in the source.
 
-    Hidden files and everything outside the collections' folders are left alone. Raises InputError if there is no
-    collection, or two candidates for one.
+    Hidden files, `LITTER` and everything outside the collections' folders are left alone. Raises InputError if there is
+    no collection, or two candidates for one.
     """
     candidates: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
         *above, collection, modality, name = ("", "", *path.split("/"))[-max(3, path.count("/") + 1) :]
-        if modality in COLLECTIONS.get(collection, ()) and not name.startswith("."):
+        if modality in COLLECTIONS.get(collection, ()) and not name.startswith(".") and name not in LITTER:
             candidates[collection]["/".join((*above, collection))].append((modality, path))
     if not candidates:
         wanted = ", ".join(f"{name}/{modality}" for name, both in COLLECTIONS.items() for modality in both)

@@ -3,11 +3,13 @@
 import csv
 import io
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.ingest.address import kept_address
 from components.ingest.compare import pairs_by_collection
 from components.ingest.layout import COLLECTIONS, image_path, order, pair_of
 from components.ingest.version import tree_version
@@ -117,17 +119,29 @@ def pairs_text(files: Mapping[str, str]) -> str:
     return text.getvalue()
 
 
-def write_pin(root: Path, pin: Pin) -> None:
-    """Replace `data.pairs.csv` and `data.dvc`, each whole; a crash between the two is told by `require_listing`."""
+def write_pin_aside(folder: Path, pin: Pin) -> None:
+    """Write `data.pairs.csv` and `data.dvc` into the new folder `folder`, which appears with both of them."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    for left in (partial, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir()
     for name, text in ((PAIRS, pairs_text(pin.files)), (PIN, pin_text(pin))):
-        partial = root / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(root / name)
+        (partial / name).write_text(text, encoding="utf-8")
+    partial.rename(folder)
+
+
+def adopt_pin(folder: Path, root: Path) -> None:
+    """Let the pin in `folder` take the place of the one in `root`, each file whole; or what is left of it."""
+    for name in (PAIRS, PIN):
+        if (folder / name).exists():
+            (folder / name).replace(root / name)
+    folder.rmdir()
 
 
 def next_pin(old: Pin, files: Mapping[str, str], size: int, source: Mapping[str, str]) -> Pin:
     """The pin of a new version: title and terms stay, its source is named, the earlier one joins `meta.earlier`."""
-    earlier = {"version": old.version, **dict(old.meta.get("source") or {})}
+    came = {key: kept_address(str(value)) for key, value in dict(old.meta.get("source") or {}).items()}
+    earlier = {"version": old.version, **came}
     meta = old.meta | {
         "pairs": pairs_by_collection(files),
         "source": dict(source),

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.ingest.address import shown_address
 from components.ingest.listing import check_version, part_of, read_listing
 from components.ingest.s3 import THREADS, Bucket, Stopped
-from components.ingest.version import file_md5
+from components.ingest.version import file_md5, is_litter
 from components.progress import Progress
 from model.errors import InputError
 
@@ -47,7 +48,9 @@ def parse_remote(url: str) -> Remote:
     """The remote that an URL `s3://bucket/prefix` names; raises InputError for anything else."""
     match = _URL.fullmatch(url)
     if not match:
-        raise InputError(f"{url!r} is no S3 address; give s3://bucket/prefix, as `dvc remote list` shows it")
+        raise InputError(
+            f"{shown_address(url)!r} is no S3 address; give s3://bucket/prefix, as `dvc remote list` shows it"
+        )
     return Remote(match["bucket"], (match["prefix"] or "").strip("/"))
 
 
@@ -228,7 +231,7 @@ def _check_target(target: Path, wanted: dict[str, str], version: str) -> None:
     if not target.is_dir():
         raise InputError(f"{target} is a file; give a folder for version {version}")
     for file in target.rglob("*"):
-        if not file.is_dir() and file.relative_to(target).as_posix() not in wanted:
+        if not file.is_dir() and file.relative_to(target).as_posix() not in wanted and not is_litter(file):
             raise InputError(f"{file} is not part of version {version}; move it away, or choose another folder")
 
 

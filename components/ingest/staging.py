@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.ingest.check import BadImage, ImageFacts, check_image
 from components.ingest.layout import is_image_path, order, pair_of, partner, subject_of
-from components.ingest.pin import DATA
+from components.ingest.pin import DATA, Pin, adopt_pin, write_pin_aside
 from components.ingest.source import Source
 from components.ingest.version import data_files, file_md5
 from model.errors import InputError
@@ -21,6 +21,7 @@ from model.errors import InputError
 Advance = Callable[..., None]
 
 _FEW = 0.005  # of the pixels; below it neither image shows bone
+_PIN = "pin"  # in the staging folder: the pin of what is about to be put in place
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,17 +43,57 @@ def staging(root: Path) -> Iterator[Path]:
     folder = root / f"{DATA}.partial"
     with full_disk_told(folder):
         folder.mkdir(exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"another import is at work in {folder}; wait for it to end") from None
-            _put_back(folder, root / DATA)
+        with _locked(folder) as mine:
+            if not mine:
+                raise InputError(f"another import is at work in {folder}; wait for it to end")
+            _recover(folder, root)
             try:
                 yield folder
             finally:
                 if not _worth_continuing(folder):
                     clear(folder)
+
+
+def recover(root: Path) -> bool:
+    """Finish an import that was cut off with its images in place, undo one that was before; whether one was finished.
+
+    What another import is at work on is left to it.
+    """
+    folder = root / f"{DATA}.partial"
+    if not (folder / "old").exists() and not (folder / _PIN).exists():
+        return False
+    with _locked(folder) as mine:
+        finished = mine and _recover(folder, root)
+        if mine and not _worth_continuing(folder):
+            clear(folder)
+        return finished
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _recover(folder: Path, root: Path) -> bool:
+    """The tree leaves the staging folder with the second rename of `put_in_place`: before it the old pin holds."""
+    target, pin = root / DATA, folder / _PIN
+    if not target.exists() and (folder / "old").exists():
+        (folder / "old").rename(target)
+    if (folder / "tree").exists() or not target.exists() or not (pin.exists() or (folder / "old").exists()):
+        shutil.rmtree(pin, ignore_errors=True)
+        return False
+    finished = pin.exists()
+    if finished:
+        adopt_pin(pin, root)
+    for left in ("old", "source.git"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    return finished
 
 
 def clear(staged: Path) -> None:
@@ -91,6 +132,15 @@ def stage(
     return Staged(files, size, _with_pair_faults(files, facts, faults, target))
 
 
+def put_pinned_in_place(staged: Path, root: Path, new: Pin | None) -> None:
+    """Make what is staged the folder `data`, and `new` its pin; if the machine stops, the next command goes on."""
+    if new:
+        write_pin_aside(staged / _PIN, new)
+    put_in_place(staged, staged / "tree", root / DATA)
+    if new:
+        adopt_pin(staged / _PIN, root)
+
+
 def put_in_place(staged: Path, tree: Path, target: Path) -> None:
     """Make the complete folder `tree` the folder `target`; an older one is whole until then, and back on failure."""
     old = staged / "old"
@@ -110,15 +160,16 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
         raise
 
 
+def worth_continuing(root: Path) -> bool:
+    """Whether an interrupted import left what the next one would use."""
+    return _worth_continuing(root / f"{DATA}.partial")
+
+
 def _worth_continuing(staged: Path) -> bool:
     """Whether a later attempt would find anything to use: images, a fetched repository, the older data."""
-    return any(next(staged.glob(kept), None) for kept in ("tree/*/*/*.png", "source.git/objects/pack/*.pack", "old"))
-
-
-def _put_back(staged: Path, target: Path) -> None:
-    """Undo the first of the two renames of `put_in_place` if the machine stopped between them."""
-    if not target.exists() and (staged / "old").exists():
-        (staged / "old").rename(target)
+    return any(
+        next(staged.glob(kept), None) for kept in ("tree/*/*/*.png", "source.git/objects/pack/*.pack", "old", _PIN)
+    )
 
 
 @contextmanager
@@ -152,6 +203,8 @@ def listing(folder: Path, advance: Advance = lambda *_: None) -> dict[str, str]:
 def _kept(found: Mapping[str, str], pinned: Mapping[str, str], target: Path) -> dict[str, str]:
     """What an earlier attempt left and is as pinned; the rest of it is removed."""
     kept = {}
+    for path in [path for path in target.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]:
+        path.unlink()
     for path in data_files(target):
         relative = path.relative_to(target).as_posix()
         if relative in found and relative in pinned and file_md5(path) == pinned[relative]:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from model.errors import InputError
 
+# What file managers leave behind, in every folder that somebody looks into.
+LITTER = frozenset({".DS_Store", "Thumbs.db", "thumbs.db", "ehthumbs.db", "Desktop.ini", "desktop.ini"})
+
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
 _CHUNK = 1 << 20
 
 
@@ -20,12 +24,25 @@ def file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_litter(path: Path) -> bool:
+    """Whether a file is what an operating system's file manager left: by its name, and a `._` file by its content."""
+    if not path.name.startswith("._"):
+        return path.name in LITTER
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE
+    except OSError:
+        return False
+
+
 def data_files(folder: Path) -> list[Path]:
-    """Every file under a data folder, sorted by relative path; hidden files and folders are none of the data."""
+    """Every file under a data folder, sorted by relative path; hidden ones and `LITTER` are none of the data."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".") and name not in LITTER]
     for path in found:
         if not path.is_file():
             raise InputError(f"{path} is no file but a link to nothing, a pipe or a device; remove it")
@@ -33,9 +50,10 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def all_files(folder: Path) -> list[str]:
-    """The relative path of everything under a folder that is no folder, hidden or not, sorted."""
+    """The relative path of everything under a folder that is neither folder nor litter, hidden or not, sorted."""
     walk = os.walk(folder, followlinks=True)
-    return sorted(Path(parent, name).relative_to(folder).as_posix() for parent, _, files in walk for name in files)
+    found = (Path(parent, name) for parent, _, files in walk for name in files)
+    return sorted(path.relative_to(folder).as_posix() for path in found if not is_litter(path))
 
 
 def tree_version(md5s: Iterable[tuple[str, str]]) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from components.ingest.layout import COLLECTIONS
 from model.errors import InputError
 from model.images import read_luma_bytes
+from model.modality import said_beside
 from model.pairing import pair_volumes
 from model.volumes import AIR_HU, CT, MR, NM, OTHER, PET, Volume, Window, display_range, read_volume, shown
 
@@ -64,6 +65,7 @@ def import_volumes(
     target = folder / collection
     _check_target(target, subject)
     volumes = [_read(path, name, collection) for path, name in zip((first, second), modalities, strict=True)]
+    _check_names(first, second, modalities)
     limits = [display_range(volume, window) for volume in volumes]
     pair = pair_volumes(*volumes)
     if len(pair.first.pixels) > MOST_SLICES:
@@ -114,6 +116,16 @@ def _check_air(volume: Volume, path: Path, name: str) -> None:
         raise InputError(f"{path} is taken as {name}, but has values as low as {least:g}, as CT has; check the order")
 
 
+def _check_names(first: Path, second: Path, modalities: tuple[str, str]) -> None:
+    """Refuse two NIfTI files each of which is, by its sidecar or name, of the other one's modality."""
+    told = [said_beside(path) for path in (first, second)]
+    if told[0] in _CODES[modalities[1]] and told[1] in _CODES[modalities[0]]:
+        raise InputError(
+            f"{first} is {modalities[1]} and {second} {modalities[0]} by their names or sidecars; swap them, or rename "
+            "them"
+        )
+
+
 def _levels(volume: Volume, index: int, limits: tuple[float, float]) -> Levels:
     return np.rint(shown(volume.pixels[index], limits) * 255).astype(np.uint8)
 
@@ -131,7 +143,7 @@ def _check_target(target: Path, subject: str) -> None:
 
 
 def _check_size(target: Path, size: str, first: Path) -> None:
-    there = next(iter(sorted(target.glob("*/*.png"))), None)
+    there = next((path for path in sorted(target.glob("*/*.png")) if not path.name.startswith(".")), None)
     if there is None:
         return
     height, width = read_luma_bytes(there)[0].shape

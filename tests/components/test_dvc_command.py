@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.ingest import dvc_command
+from components.ingest import dvc_command, dvc_push
 from components.ingest.describe import describe_folder
-from components.ingest.dvc_command import cache_folder, configured_remote, fetch, into_cache, is_cached, push
+from components.ingest.dvc_command import cache_folder, configured_remote, fetch, into_cache, is_cached
+from components.ingest.dvc_push import missing_on_remote, push
 from components.ingest.pin import PAIRS, PIN, Pin, pairs_text, pin_text, read_pin
 from components.ingest.staging import listing
 from components.ingest.version import tree_version
@@ -101,10 +102,35 @@ def test_a_damaged_object_is_not_pushed_and_its_advice_mends_it(checkout, tmp_pa
 
 def test_a_push_that_leaves_the_listing_out_is_told(checkout, monkeypatch):
     into_cache(checkout)
-    run = dvc_command._run
-    monkeypatch.setattr(dvc_command, "_run", lambda *given, **more: given[2] == "push" or run(*given, **more))
+    run = dvc_push.run_dvc
+    asks = ("status",)
+    monkeypatch.setattr(dvc_push, "run_dvc", lambda *given, **more: run(*given, **more) if given[2] in asks else "[]")
     with pytest.raises(InputError, match=r"lacks [0-9]+ files of version"):
         push(checkout, configured_remote(checkout))
+
+
+def test_the_remote_itself_is_asked_for_every_file_and_a_push_stores_what_dvc_believes_is_there(checkout, tmp_path):
+    into_cache(checkout)
+    pin, remote = read_pin(checkout), configured_remote(checkout)
+    push(checkout, remote)
+    lost = sorted(set(pin.files.values()))[:2]
+    for md5 in lost:
+        place_of(tmp_path / "remote" / "files" / "md5", md5).unlink()
+    damaged = place_of(tmp_path / "remote" / "files" / "md5", sorted(set(pin.files.values()))[2])
+    damaged.chmod(0o644)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    lost.append(damaged.parent.name + damaged.name)
+    assert missing_on_remote(checkout, remote, pin) == lost
+    push(checkout, remote)
+    assert missing_on_remote(checkout, remote, pin) == []
+
+
+def test_an_address_with_a_hash_or_a_comma_is_where_it_says(checkout, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATLAS_FUSION_REMOTE", str(tmp_path / "pre#fix, 'b'"))
+    into_cache(checkout)
+    push(checkout, configured_remote(checkout))
+    assert place_of(tmp_path / "pre#fix, 'b'" / "files" / "md5", read_pin(checkout).version).is_file()
+    assert not (tmp_path / "pre").exists()
 
 
 def test_a_fetch_mends_the_cache_and_keeps_nothing_damaged(checkout, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +276,19 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(InputError, match=complaint):
             write_image(tmp_path / name, picture)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_none_and_a_damaged_file_are_told_apart(tmp_path):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[:45])
+    cases = {
+        tmp_path / "cut.png": "cut.png is a damaged image file (",
+        Path("a\0b.png"): "is no path, as it holds a null byte; give the path",
+        tmp_path / "cut.png" / "x.png": "cannot be opened (Not a directory); check the path",
+        tmp_path / ("x" * 300): "cannot be opened (File name too long); check the path",
+    }
+    for path, words in cases.items():
+        with pytest.raises(InputError) as refused:
+            read_image(path)
+        assert words in str(refused.value) and "or no path" not in str(refused.value)

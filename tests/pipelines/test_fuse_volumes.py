@@ -51,7 +51,8 @@ def expected(folder: Path, ct: Path, mr: Path) -> np.ndarray:
 def test_two_series_are_fused_slice_by_slice_to_nifti_in_their_place(scans, fusion):
     done = fusion("fuse", "ct", "mr", "-o", "fused.nii.gz", "--model", "model")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "fused 4 slices, on one grid; wrote fused.nii.gz\n"
+    said = "first: ct (CT, as its header says); second: mr (MR, as its header says)\n"
+    assert done.stdout == said + "fused 4 slices, on one grid; wrote fused.nii.gz\n"
     made = nibabel.load(scans / "fused.nii.gz")
     corners = np.array([[0, 0, 0, 1], [64, 0, 0, 1], [0, 64, 0, 1], [0, 0, 4, 1]]).T
     assert np.abs((made.affine - ras(OBLIQUE)) @ corners).max() < 1e-4
@@ -133,6 +134,8 @@ def test_bad_volumes_are_one_line_and_write_nothing(scans, fusion, refused):
         ("ct", "mr", "-o", "ct/fused"): "lies in the source ct",
         ("ct", "mr", "-o", "no/where"): "there is no folder no",
         ("ct", "mr", "-o", "no/where.nii"): "cannot write no/where.nii",
+        ("mr", "ct", "-o", "o.nii"): "are swapped: the first, mr, is MR, as its header says; the second, ct, is CT",
+        ("ct.png", "mr.png", "-o", "o.png", "--keep-order"): "--keep-order is for volumes",
         ("mr.nii", "mr", "-o", "mr.nii"): "is one of the sources",
         ("mr.nii", "mr", "-o", "series"): "mr.nii is NIfTI; end the name in .nii.gz",
         ("ct", "mr", "-o", "o.nii", "--window", "40"): "is not CENTRE/WIDTH",
@@ -301,7 +304,7 @@ def test_no_patient_is_in_any_output_message_or_log(scans, fusion, tmp_path, cap
         fusion("fuse", "ct1", "mr1", "-o", "out2.nii", "--model", "model"),
         fusion("fuse", "ct1", "mr1", "-o", "out3", "--model", "model"),
         fusion("fuse", "ct1", "odd", "-o", "out4", "--model", "model"),
-        fusion("fuse", "odd", "ct1", "-o", "out5", "--model", "model"),
+        fusion("fuse", "odd", "ct1", "-o", "out5", "--model", "model", "--keep-order"),
         fusion("data", "volumes", "ct1", "mr1", "-o", "out6", "--subject", "1"),
     ]
     assert [done.returncode for done in said] == [0] * len(said), said
@@ -358,7 +361,7 @@ def test_one_image_is_a_volume_of_one_slice(scans, fusion):
         place(made, OBLIQUE, 1)
         made.save_as(scans / f"one-{kind}.dcm", enforce_file_format=True)
     done = fusion("fuse", "one-CT.dcm", "one-MR.dcm", "-o", "one.nii", "--model", "model")
-    assert done.stdout.startswith("fused 1 slice,"), done
+    assert "\nfused 1 slice," in done.stdout, done
     assert np.allclose(nibabel.load(scans / "one.nii").affine @ [0, 0, 0, 1], ras(OBLIQUE) @ [0, 0, 1, 1], atol=1e-4)
 
 
@@ -370,3 +373,23 @@ def test_import_takes_a_window(tmp_path):
     )
     assert made.pairs == 4
     assert min(image.max() for image in levels_in(tmp_path / "out", "CT").values()) < 130
+
+
+def test_of_two_nifti_files_it_is_told_which_is_taken_for_ct_and_why(scans, fusion, refused):
+    for name, pixels in (("a.nii", CT), ("b.nii", MR), ("sub-1_T1w.nii", MR), ("sub-1_pet.nii", MR)):
+        nifti(scans / name, pixels, ras(OBLIQUE))
+    end = ("-o", "o.nii", "--model", "model")
+    told = fusion("fuse", "a.nii", "b.nii", *end).stdout.splitlines()[0]
+    assert told == (
+        "first: a.nii (CT, as its values are Hounsfield units (least -1000)); "
+        "second: b.nii (as given: nothing in it tells its modality)"
+    )
+    assert "second: sub-1_T1w.nii (MR, as its name" in fusion("fuse", "sub-1_pet.nii", "sub-1_T1w.nii", *end).stdout
+    said = refused("fuse", "b.nii", "a.nii", *end)
+    assert "the first, b.nii, has no value below -500, as CT has; the second, a.nii, is CT, as its values are" in said
+    assert "give CT, PET or SPECT first and MR second, or say --keep-order" in said
+    said = refused("fuse", "sub-1_T1w.nii", "sub-1_pet.nii", *end)
+    assert "sub-1_T1w.nii, is MR, as its name or the .json file beside it says" in said
+    assert fusion("fuse", "sub-1_T1w.nii", "sub-1_pet.nii", *end, "--keep-order").returncode == 0
+    pair = ("sub-1_T1w.nii", "sub-1_pet.nii", "-o", "new", "--subject", "1", "--collection", "PET-MRI")
+    assert "swap them" in refused("data", "volumes", *pair)
