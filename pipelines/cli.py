@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +16,7 @@ import typer
 
 from model.errors import InputError, one_line
 from pipelines.data import app as data
-from pipelines.parameters import PROFILES, described
+from pipelines.parameters import PROFILES, TRAINING, described
 
 app = typer.Typer(
     help="Train, judge, register and use networks that fuse medical images.",
@@ -45,8 +46,8 @@ Runs = Annotated[
 ]
 
 
-def with_pipeline_parameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every parameter of the training pipeline as an option; those given arrive as keyword arguments."""
+def with_pipeline_parameters(command: Callable[..., None], names: Sequence[str] | None = None) -> Callable[..., None]:
+    """Give a command the pipeline's parameters (of these names) as options; those given arrive as keyword arguments."""
     signature = inspect.signature(command)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [
@@ -57,7 +58,7 @@ def with_pipeline_parameters(command: Callable[..., None]) -> Callable[..., None
             annotation=Annotated[kind | None, typer.Option(help=f"{text} [quick: {default!r}]", show_default=False)],
         )
         for name, kind, default, text in described()
-        if name not in _GIVEN_ELSEWHERE
+        if (name in names if names is not None else name not in _GIVEN_ELSEWHERE)
     ]
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return command
@@ -116,6 +117,37 @@ def run(
         typer.echo("interrupted", err=True)
         sys.exit(130)
     print_summary(result)
+
+
+@app.command()
+@partial(with_pipeline_parameters, names=TRAINING)
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.", readable=False)],
+    profile: Annotated[str, typer.Option(help=f"Set of defaults to start from: {' or '.join(PROFILES)}.")] = "quick",
+    checkpoints: Annotated[
+        str, typer.Option(help="Folder or s3://bucket/prefix of this training's checkpoints, kept after its end.")
+    ] = "",
+    **given: Any,
+) -> None:
+    """Train a network on this machine, without judging or registering it.
+
+    Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on where it was, to the same weights.
+    """
+    from components.train.settings import RESUMABLE
+    from model.training import Stopped
+    from pipelines.display import progress_bar
+    from pipelines.prepare import prepare
+    from pipelines.train import train as train_alone
+
+    parameters = prepare(profile, {name: value for name, value in given.items() if value is not None})
+    try:
+        with progress_bar("train") as advance:
+            facts = train_alone(parameters, output, checkpoints, advance)
+    except Stopped as error:
+        typer.echo(str(error), err=True)
+        sys.exit(RESUMABLE)
+    typer.echo(f"trained {facts['steps']} steps in {facts['seconds']:.0f} s, {facts['images_per_second']:.1f} images/s")
+    typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
 
 
 @app.command("compile")

@@ -92,6 +92,15 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 
 
+TRAINING = (
+    *("data", "data_version", "collection", "phantom_subjects", "phantom_slices", "split", "split_seed", "size"),
+    *("normalise", "register_pairs", "network", "epochs", "batch", "accumulate", "crop", "learning_rate", "schedule"),
+    *("gradient_weight", "perceptual_weight", "perceptual", "statistics", "precision", "clip", "ema", "patience"),
+    *("device", "processes", "checkpoint_every", "experiment", "seed"),
+)
+"""The pipeline's parameters that training by itself takes."""
+
+
 def with_profile(profile: str, given: dict[str, Any]) -> Parameters:
     """The parameters of a profile, overridden by those given; raises InputError for an unknown profile.
 

@@ -14,12 +14,11 @@ from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
 from components.register.registry import check_names
 from components.tracking import check_reachable
-from components.train.launch import training_config
 from model.errors import InputError
-from model.training_config import TrainingConfig
 from model.vgg import STACKS
 from pipelines.code import code_version, git_commit
 from pipelines.parameters import Parameters, with_profile
+from pipelines.train import configuration
 
 
 def prepare(profile: str, given: dict[str, Any]) -> Parameters:
@@ -45,8 +44,7 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
 def _check(p: Parameters) -> None:
     parse_strategies(p.strategies)
     check_names(p.model_name, p.experiment)
-    choices = {name: getattr(p, name) for name in TrainingConfig.__dataclass_fields__ if name != "loss"}
-    training_config(p.gradient_weight, p.perceptual_weight, choices)
+    configuration(p)
     check_collection(p.collection, p.data)
     parse_split(p.split, p.collection)
     Preparation(p.size, p.normalise, p.register_pairs)

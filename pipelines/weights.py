@@ -2,22 +2,21 @@
 
 import contextlib
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from components.progress import parse
 from components.train.recipes import RECIPES
 from model.errors import InputError
 from model.fuser import CONFIG_FILE, WEIGHTS_FILE, Fuser, FuserConfig
 from model.images import new_file_mode, same_file, write_atomically
 from model.published import read_published
 from pipelines.display import progress_bar
+from pipelines.follow import follow
 
 PUBLISHED_CONFIG = FuserConfig(strategy="sfnn", batchnorm="image", network="dilran")
 
@@ -61,24 +60,7 @@ def train(names: Sequence[str], data: str, perceptual: str, output: Path) -> Non
     for name in names:
         command = [sys.executable, "-m", "components.train.recipes", name, data, perceptual, str(output / name)]
         with progress_bar(name) as advance:
-            _follow(command, advance)
-
-
-def _follow(command: list[str], advance: Callable[[int, int, str], None]) -> None:
-    """Run a command to its end, its progress lines told to `advance`."""
-    lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := parse(line):
-                advance(found[1], found[2], f"{found[0]} {found[3]}")
-            else:
-                lines.append(line.strip())
-    if process.returncode:
-        told = [line.partition("InputError: ")[2] for line in lines if "InputError: " in line]
-        if told:
-            raise InputError(told[0])
-        raise RuntimeError("training failed: " + " ".join(lines[-3:]))
+            follow(command, advance)
 
 
 def _check_folder(folder: Path, published: Path, force: bool) -> None:

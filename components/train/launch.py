@@ -20,6 +20,7 @@ from typing import Any
 
 from components.ingest.remote import SCHEME
 from components.train.bucket import CheckpointBucket
+from components.train.delivery import Deliverer
 from components.train.settings import RESUMABLE, Live, Settings
 from model.errors import InputError
 from model.losses import LossWeights
@@ -51,7 +52,7 @@ def train_step(
     settings = replace(settings, checkpoints=own_place(shared, settings))
     with exiting_when_stopped():
         train_model(settings)
-    _forget(settings)
+    forget(settings)
 
 
 @contextmanager
@@ -88,13 +89,17 @@ def train_model(settings: Settings) -> None:
             shutil.rmtree(settings.live_folder, ignore_errors=True)
 
 
-def _forget(settings: Settings) -> None:
-    """Remove the checkpoints of a training whose model is there, and what was kept beside them."""
+def forget(settings: Settings) -> None:
+    """Remove the checkpoints of a training whose model is there, and MLflow's journal if MLflow has all of it."""
+    folder = settings.live_folder
     if settings.checkpoints.startswith(SCHEME):
-        CheckpointBucket(settings.checkpoints, {}, settings.live_folder).clear()
-    shutil.rmtree(settings.live_folder, ignore_errors=True)
+        CheckpointBucket(settings.checkpoints, {}, folder).clear()
+    for path in folder.glob("step-*.safetensors"):
+        path.unlink()
+    if not settings.live.tracking_uri or not Deliverer(folder).waiting():
+        shutil.rmtree(folder, ignore_errors=True)
     beside = settings.model.with_name(settings.model.name + ".checkpoints")
-    if settings.live_folder.parent == beside:
+    if folder.parent == beside and not any(beside.iterdir()):
         beside.rmdir()
 
 

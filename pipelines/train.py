@@ -1,0 +1,91 @@
+"""Train on this machine without the pipeline around it: fetch and pack the data, train, go on where it was ended.
+
+python -m pipelines.train '{"parameters": {...}, "output": "model", "checkpoints": ""}'
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from components.ingest.dataset import ingest
+from components.ingest.phantom import PhantomConfig
+from components.preprocess.packing import pack
+from components.preprocess.preparation import Preparation
+from components.train.launch import exiting_when_stopped, forget, train_model, training_config
+from components.train.settings import Live, Settings
+from model.errors import InputError
+from model.training_config import TrainingConfig
+from pipelines.follow import follow
+from pipelines.parameters import Parameters
+
+
+def train(
+    parameters: Parameters, output: Path, checkpoints: str, tell: Callable[[int, int, str], None]
+) -> dict[str, Any]:
+    """Train by `parameters` into the model folder `output`, and return the facts in its `training.json`.
+
+    Raises InputError for what the user can mend, and Stopped if SIGTERM or Ctrl-C asked for an end after which the same
+    call goes on.
+    """
+    if output.exists():
+        raise InputError(f"{output} is there already; move it away, or choose another folder with --output")
+    job = {"parameters": asdict(parameters), "output": str(output), "checkpoints": checkpoints}
+    follow([sys.executable, "-m", "pipelines.train", json.dumps(job)], tell)
+    facts: dict[str, Any] = json.loads((output / "training.json").read_text())
+    return facts
+
+
+def packed_data(parameters: Parameters, folder: Path) -> Path:
+    """The dataset that `parameters` name, fetched and packed anew below `folder`."""
+    dataset, packed = folder / "dataset", folder / "packed"
+    for old in (dataset, packed):
+        shutil.rmtree(old, ignore_errors=True)
+    p = parameters
+    phantom = PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
+    ingest(p.data, p.data_version, phantom, dataset, p.collection)
+    pack(dataset, p.split, p.split_seed, packed, Preparation(p.size, p.normalise, p.register_pairs))
+    shutil.rmtree(dataset)
+    return packed
+
+
+def configuration(parameters: Parameters) -> TrainingConfig:
+    """The training loop's configuration among the parameters."""
+    choices = {name: getattr(parameters, name) for name in TrainingConfig.__dataclass_fields__ if name != "loss"}
+    return training_config(parameters.gradient_weight, parameters.perceptual_weight, choices)
+
+
+def main(parameters: Parameters, output: Path, checkpoints: str) -> None:
+    """What the child process does: everything."""
+    work = output.with_name(output.name + ".work")
+    settings = Settings(
+        configuration(parameters),
+        parameters.perceptual,
+        parameters.processes,
+        packed_data(parameters, work),
+        output,
+        checkpoints or str(work / "checkpoints"),
+        parameters.checkpoint_every,
+        Live(os.environ.get("MLFLOW_TRACKING_URI", ""), parameters.experiment, output.name),
+        parameters.code_version,
+    )
+    with exiting_when_stopped():
+        train_model(settings)
+    if not checkpoints:
+        forget(settings)
+    shutil.rmtree(work / "packed")
+    if not any(work.iterdir()):
+        work.rmdir()
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    try:
+        main(Parameters(**job["parameters"]), Path(job["output"]), job["checkpoints"])
+    except InputError as error:
+        print(f"InputError: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
