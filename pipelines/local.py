@@ -144,6 +144,8 @@ def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str
         "FUSION_DOWNLOADS": os.environ.get("FUSION_DOWNLOADS") or str((runs / "downloads").resolve()),
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "PYTHONUNBUFFERED": "1",
+        # A training that was ended goes on in the next run with the same settings.
+        "FUSION_WORKSPACE": os.environ.get("FUSION_WORKSPACE") or str((runs / "workspace").resolve()),
         # A module of the user's own in the current folder must not stand in for one of ours.
         "PYTHONSAFEPATH": "1",
     }

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,11 +112,11 @@ def check(settings: Settings) -> None:
         feature_stack(settings.perceptual)
 
 
-def own_place(checkpoints: str, settings: Settings) -> str:
-    """A place for this run's checkpoints alone, below a folder or s3://bucket/prefix that many runs share."""
+def own_place(shared: str, settings: Settings) -> str:
+    """A place for the checkpoints of this training alone, below a folder or s3://bucket/prefix that others share."""
     index = PackedPairs.open(settings.packed, "train").index
-    identity = settings.identity(index) | {"code": settings.code_version, "live": settings.live.experiment}
-    return f"{checkpoints.rstrip('/')}/{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}"
+    whole = asdict(settings.training), settings.identity(index), settings.code_version, settings.live.experiment
+    return f"{shared.rstrip('/')}/{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def _torchrun(processes: int, settings: Path) -> None:

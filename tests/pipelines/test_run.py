@@ -190,6 +190,8 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
     assert process.returncode == 130
     assert said == "interrupted\n"
     assert not [member for member in family if member.is_running()]
+    # Where the training stood is kept for a run with the same settings, and in the way of no other.
+    assert list((folder / "runs" / "workspace").glob("*/step-*.safetensors"))
     done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
     assert done.returncode == 0, done.stdout + done.stderr
 
