@@ -9,13 +9,13 @@ import argparse
 import json
 import platform
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,11 +31,13 @@ ROUNDS = 7
 BATCH = 8
 
 
-def literal_encoder(encoder: Encoder, x: Tensor) -> Tensor:
-    """The encoder layer by layer, as the paper draws it, with the statistics of each image."""
+def literal_encoder(encoder: Encoder, x: Tensor, statistics: Literal["batch", "image"] = "image") -> Tensor:
+    """The encoder layer by layer, as the paper draws it, with the statistics of the batch or of each image."""
     norm, c = encoder.norm, encoder.residual
 
     def normalised(features: Tensor) -> Tensor:
+        if statistics == "batch":
+            return F.batch_norm(features, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
         return F.instance_norm(features, weight=norm.weight, bias=norm.bias, eps=norm.eps)
 
     shallow = x + attention(x) * encoder.lift(x)
@@ -72,7 +74,7 @@ def medians(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) ->
             function()
             _finish()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: median(values) for name, values in seconds.items()}
 
 
 def _finish() -> None:

@@ -4,6 +4,8 @@ Source: the poster, and Zhou, Xu, Zhang (arXiv 2212.04661, 2022): L = L2 + 0.2 g
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +41,54 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _sobel(image: Tensor) -> Tensor:
-    gx = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    return F.conv2d(image, torch.stack((gx, gx.T))[:, None])
+    return F.conv2d(image, _sobel_kernels(image.device, image.dtype))
+
+
+@cache
+def _sobel_kernels(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The filters (2, 1, 3, 3); made once, because a copy to a GPU waits for all that it has to do."""
+    with torch.inference_mode(False):
+        gx = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=device, dtype=dtype)
+        return torch.stack((gx, gx.T))[:, None]
 
 
 def perceptual_loss(prediction: Tensor, target: Tensor, features: FeatureStack) -> Tensor:
-    """The sum over the stack's taps of the mean squared difference of features; the target's carry no gradient."""
-    with torch.no_grad():
-        wanted = features(target)
-    return torch.stack([F.mse_loss(p, t) for p, t in zip(features(prediction), wanted, strict=True)]).sum()
+    """The sum over the stack's taps of the mean squared difference of features; the target's carry no gradient.
+
+    On a CPU image by image, the slope with the value, so that one image's features are all that is held at a time.
+    """
+    loss: Tensor = _Perceptual.apply(prediction, target.detach(), features)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _Perceptual(torch.autograd.Function):
+    """The perceptual loss, whose slope at the prediction is worked out along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, target: Tensor, features: FeatureStack) -> Tensor:
+        total = prediction.new_zeros((), dtype=torch.promote_types(prediction.dtype, torch.float32))
+        slopes, size = [], 1 if prediction.device.type == "cpu" else len(prediction)
+        for images, wanted in zip(torch.split(prediction, size), torch.split(target, size), strict=True):
+            differences = features(wanted)
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                leaf = images.detach().requires_grad_(ctx.needs_input_grad[0])
+                taps = features(leaf)
+            for tap, difference in zip(taps, differences, strict=True):
+                torch.sub(tap.detach(), difference, out=difference)
+                scale = len(images) / (len(prediction) * difference.numel())
+                total += torch.linalg.vector_norm(difference, dtype=total.dtype).square() * scale
+                difference *= 2 * scale
+            if ctx.needs_input_grad[0]:
+                slopes.append(torch.autograd.grad(taps, leaf, differences)[0])
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * slope, None, None
 
 
 class FusionLoss(nn.Module):

@@ -4,12 +4,14 @@ Source: Zhou, Xu, Zhang, "An Attention-based Multi-Scale Feature Learning Networ
 (arXiv 2212.04661, 2022).
 """
 
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.composed import LinearChain
 from model.strategies import DEFAULT_STRATEGY
 
 Statistics = Literal["batch", "image", "stored"]
@@ -24,6 +26,38 @@ def attention(x: Tensor) -> Tensor:
     return F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="nearest").relu()
 
 
+def attend(x: Tensor, y: Tensor) -> Tensor:
+    """The attended residual x + P(x) y, all (N, C, H, W), H and W even."""
+    result: Tensor = _Attend.apply(x, y)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Attend(torch.autograd.Function):
+    """x + P(x) y that never builds P(x) at full size, nor keeps x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        p = F.avg_pool2d(x, 2).relu_()
+        ctx.save_for_backward(p, y)
+        return torch.addcmul(_blocks(x), p[:, :, :, None, :, None], _blocks(y)).flatten(4).flatten(2, 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        p, y = ctx.saved_tensors
+        product = slope * y
+        # The pooled map's slope, a quarter of it for each pixel of a block: the mean of the four products.
+        pooled = F.avg_pool2d(product, 2).masked_fill_(p <= 0, 0)[:, :, :, None, :, None]
+        blocks, out = _blocks(slope), _blocks(product)
+        torch.add(blocks, pooled, out=out)
+        return product, (blocks * p[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
+
+
+def _blocks(x: Tensor) -> Tensor:
+    """The view (N, C, H / 2, 2, W / 2, 2) of (N, C, H, W)."""
+    return torch.unflatten(torch.unflatten(x, 3, (-1, 2)), 2, (-1, 2))
+
+
 def normalise(norm: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor:
     """BatchNorm of features (N, C, H, W) by the mean and variance that `statistics` names.
 
@@ -32,7 +66,8 @@ def normalise(norm: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor
     """
     mean, variance = (norm.running_mean, norm.running_var) if norm.training or statistics == "stored" else (None, None)
     scale, shift, fresh = norm.weight, norm.bias, statistics != "stored"
-    if statistics == "image":
+    # One image is a batch of its own; there torch's instance_norm gives wrong gradients in channels-last layout.
+    if statistics == "image" and len(x) > 1:
         return F.instance_norm(x, mean, variance, scale, shift, True, MOMENTUM, norm.eps)
     return F.batch_norm(x, mean, variance, scale, shift, fresh, MOMENTUM, norm.eps)
 
@@ -76,8 +111,8 @@ class Encoder(nn.Module):
         once = self.residual(m)
         twice = self.residual(once)
         k = once + twice + self.residual(twice)
-        d = normalise(self.norm, m + attention(m) * k, statistics)
-        return shallow + attention(shallow) * d
+        d = normalise(self.norm, attend(m, k), statistics)
+        return attend(shallow, d)
 
     def _shallow_and_scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shallow features and reduced multi-scale features, both (N, 64, H, W).
@@ -133,9 +168,9 @@ class FusionNetwork(Autoencoder):
         self.decoder = plain_decoder()
 
 
-def plain_decoder() -> nn.Sequential:
+def plain_decoder() -> LinearChain:
     """Three 3x3 convolutions, 64 -> 64 -> 32 -> 1 channels, no activation between: (N, 64, H, W) to (N, 1, H, W)."""
-    return nn.Sequential(
+    return LinearChain(
         nn.Conv2d(CHANNELS, 64, 3, padding=1),
         nn.Conv2d(64, 32, 3, padding=1),
         nn.Conv2d(32, 1, 3, padding=1),

@@ -5,6 +5,7 @@ The perceptual loss compares images by them, and Zero-learning fuses by them.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,11 +22,11 @@ MODEL_ZOO = {
 STACKS = ("random", *MODEL_ZOO)
 
 # Layers by torchvision's indices: a convolution's number and width, "norm", "relu", "pool", or "tap".
-_PLAIN = ((0, 64), "relu", (2, 64), "relu", "tap", "pool", (5, 128), "relu", (7, 128), "relu", "tap", "pool", (10, 256),
+VGG19 = ((0, 64), "relu", (2, 64), "relu", "tap", "pool", (5, 128), "relu", (7, 128), "relu", "tap", "pool", (10, 256),
           "relu", "tap")  # fmt: skip
 _SALIENCY = ((0, 64), "relu", "tap", (2, 64), "relu", "tap", "pool", (5, 128), "relu", "tap", (7, 128), "relu", "tap")
 SALIENCY_TAPS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2")
-_WITH_NORM = ((0, 64), "norm", "relu", (3, 64), "norm", "relu", "tap", "pool", (7, 128), "norm", "relu", (10, 128),
+VGG16_BN = ((0, 64), "norm", "relu", (3, 64), "norm", "relu", "tap", "pool", (7, 128), "norm", "relu", (10, 128),
               "norm", "relu", "tap", "pool", (14, 256), "norm", "relu", (17, 256), "norm", "relu", (20, 256), "norm",
               "tap")  # fmt: skip
 _RANDOM = ((0, 16), "relu", "tap", "pool", (1, 32), "relu", "tap", "pool", (2, 64), "relu", "tap")
@@ -43,7 +44,8 @@ class FeatureStack(nn.Module):
         super().__init__()
         self.name = name
         self.features = nn.ModuleDict()
-        self._order: list[str] = []
+        self.order: list[str] = []
+        self._ready: tuple[object, dict[str, tuple[Tensor, Tensor, Tensor]]] | None = None
         channels, number = 3, 0
         for layer in layout:
             if isinstance(layer, tuple):
@@ -53,12 +55,12 @@ class FeatureStack(nn.Module):
             elif layer == "norm":
                 self._append(str(number + 1), nn.BatchNorm2d(channels))
             else:
-                self._order.append(layer)
+                self.order.append(layer)
         self.eval().requires_grad_(False)
 
     def _append(self, name: str, module: nn.Module) -> None:
         self.features[name] = module
-        self._order.append(name)
+        self.order.append(name)
 
     @property
     def device(self) -> torch.device:
@@ -71,17 +73,75 @@ class FeatureStack(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The features at each tap, finest first."""
-        x, taps = image.expand(-1, 3, -1, -1), []
-        for step in self._order:
+        x, taps, convolutions = image, [], self._convolutions()
+        for place, step in enumerate(self.order):
             if step == "tap":
                 taps.append(x)
             elif step == "relu":
-                x = x.relu()
+                # In place where nothing else holds the features.
+                x = x.relu() if self.order[place - 1] == "tap" else x.relu_()
             elif step == "pool":
                 x = nn.functional.max_pool2d(x, 2)
-            else:
-                x = self.features[step](x)
+            elif step in convolutions:
+                x = _Frozen.apply(x, *convolutions[step])  # type: ignore[no-untyped-call]
         return taps
+
+    def _convolutions(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """By name, each convolution's weight, bias and the weight of its gradient, with what is frozen folded in.
+
+        The first takes the grey image itself, by the sum over its three channels; a normalisation by stored statistics
+        is a scale and a shift of the convolution before it. They are prepared anew when a parameter has changed.
+        """
+        state = tuple(
+            (t.device, t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.features.state_dict().values()
+        )
+        if self._ready is None or self._ready[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._ready = state, self._folded()
+        return self._ready[1]
+
+    def _folded(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        convolutions, first = {}, True
+        for name, convolution in self.features.items():
+            if not isinstance(convolution, nn.Conv2d):
+                continue
+            weight, bias = convolution.weight.double(), _bias(convolution).double()
+            if first:
+                weight, first = weight.sum(1, keepdim=True), False
+            norm = dict(self.features.items()).get(str(int(name) + 1))
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+                weight = weight * scale[:, None, None, None]
+                bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+            backwards = weight.flip(-1, -2).transpose(0, 1)
+            like = convolution.weight
+            convolutions[name] = _channels_last(weight.to(like)), bias.to(like), _channels_last(backwards.to(like))
+        return convolutions
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """The weight with strides that say channels last even of a single channel, so that the features follow them."""
+    return weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+
+
+class _Frozen(torch.autograd.Function):
+    """A 3x3 convolution whose weights need no gradient: the input's is a convolution, too, and needs no activations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, backwards: Tensor) -> Tensor:
+        ctx.save_for_backward(backwards)
+        return nn.functional.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        (backwards,) = ctx.saved_tensors
+        return nn.functional.conv2d(slope, backwards.to(slope.dtype), padding=1), None, None, None
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
 
 
 def feature_stack(source: str) -> FeatureStack:
@@ -130,7 +190,7 @@ def _random_stack() -> FeatureStack:
 
 def _perceptual_stack(path: Path, name: str) -> FeatureStack:
     weights = _read(path)
-    layout = _WITH_NORM if "features.1.running_mean" in weights else _PLAIN
+    layout = VGG16_BN if "features.1.running_mean" in weights else VGG19
     return _fill(FeatureStack(name, layout), weights, path)
 
 

@@ -278,7 +278,7 @@ def ui(
     """Serve the MLflow page of the local store; Ctrl-C ends it."""
     import socket
 
-    from components.register.tracking import check_reachable
+    from components.tracking import check_reachable
     from pipelines.local import local_tracking_uri
 
     if not (runs / "mlflow.db").exists():

@@ -41,7 +41,8 @@ class Parameters:
     )
     network: str = _parameter("dilran", "What is trained: dilran (the poster's network), msrpan or msdra.")
     epochs: int = _parameter(12, "How often every training image is seen.")
-    batch: int = _parameter(4, "Single images a process and step.")
+    batch: int = _parameter(4, "Single images that a process takes through the network at once.")
+    accumulate: int = _parameter(1, "Such batches of every process that make one step of the optimiser.")
     crop: int = _parameter(64, "Side of the random square training crops in pixels; 0 trains on whole images.")
     learning_rate: float = _parameter(1e-3, "Adam's learning rate.")
     schedule: str = _parameter("constant", "Of the learning rate: constant, or cosine (falls to zero).")
@@ -51,7 +52,17 @@ class Parameters:
         "random",
         "Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.",
     )
-    processes: int = _parameter(2, "How many training processes torchrun starts.")
+    statistics: str = _parameter("image", "BatchNorm's in training: of each image, as in fusion, or of the batch.")
+    precision: str = _parameter("float32", "Of training: float32, bfloat16, or auto (bfloat16 on a GPU that has it).")
+    clip: float = _parameter(0.0, "Greatest norm of the gradient; 0 sets no bound.")
+    ema: float = _parameter(0.0, "Decay of the moving average of the weights that is kept, such as 0.999; 0 for none.")
+    patience: int = _parameter(0, "Epochs without a better validation loss that end the training; 0 trains to the end.")
+    device: str = _parameter("auto", "What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.")
+    processes: int = _parameter(2, "How many training processes torchrun starts on each node.")
+    workspace: str = _parameter(
+        "", "A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model."
+    )
+    checkpoint_every: int = _parameter(0, "Steps from one checkpoint to the next; 0 keeps one every epoch.")
     seed: int = _parameter(3407, "Seed of the phantom, of the initial weights, of shuffling and crops.")
     strategies: str = _parameter(
         "default,sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
@@ -75,7 +86,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "processes": 1,
         "crop": 0,
-        "learning_rate": 1e-4,
+        "schedule": "cosine",
         "perceptual": "vgg16-bn",
     },
 }

@@ -13,9 +13,10 @@ from components.ingest.version import folder_version
 from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
 from components.register.registry import check_names
-from components.register.tracking import check_reachable
+from components.tracking import check_reachable
 from components.train.launch import training_config
 from model.errors import InputError
+from model.training_config import TrainingConfig
 from model.vgg import STACKS
 from pipelines.code import code_version, git_commit
 from pipelines.parameters import Parameters, with_profile
@@ -44,8 +45,8 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
 def _check(p: Parameters) -> None:
     parse_strategies(p.strategies)
     check_names(p.model_name, p.experiment)
-    losses = p.gradient_weight, p.perceptual_weight
-    training_config(p.network, p.epochs, p.batch, p.crop, p.learning_rate, p.schedule, *losses, p.seed)
+    choices = {name: getattr(p, name) for name in TrainingConfig.__dataclass_fields__ if name != "loss"}
+    training_config(p.gradient_weight, p.perceptual_weight, choices)
     check_collection(p.collection, p.data)
     parse_split(p.split, p.collection)
     Preparation(p.size, p.normalise, p.register_pairs)
@@ -55,7 +56,11 @@ def _check(p: Parameters) -> None:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
     if p.data.startswith(SCHEME):
         check_remote(p.data, p.data_version)
-    for name, value in (("processes", p.processes), ("min_pairs", p.min_pairs)):
+    for name, value in (
+        ("processes", p.processes),
+        ("min_pairs", p.min_pairs),
+        ("checkpoint_every", p.checkpoint_every + 1),
+    ):
         if value < 1:
             raise InputError(f"{name} is {value}; give at least 1")
     if p.perceptual not in STACKS and not Path(p.perceptual).is_file():

@@ -42,6 +42,12 @@ def _let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, names, optional=True)
 
 
+def _let_reach_s3(task: dsl.PipelineTask) -> None:
+    """Give a step the environment that S3 needs, where the cluster has it."""
+    kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
+    kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
+
+
 @dsl.pipeline(
     name="atlas-fusion-training",
     description="Train, judge and register the attention-based multi-scale network that fuses pairs of medical images.",
@@ -61,13 +67,22 @@ def training_pipeline(
     network: str = "dilran",
     epochs: int = 12,
     batch: int = 4,
+    accumulate: int = 1,
     crop: int = 64,
     learning_rate: float = 1e-3,
     schedule: str = "constant",
     gradient_weight: float = 0.2,
     perceptual_weight: float = 0.2,
     perceptual: str = "random",
+    statistics: str = "image",
+    precision: str = "float32",
+    clip: float = 0.0,
+    ema: float = 0.0,
+    patience: int = 0,
+    device: str = "auto",
     processes: int = 2,
+    workspace: str = "",
+    checkpoint_every: int = 0,
     seed: int = 3407,
     strategies: str = "default,sfnn,fl1n,fer,average,maximum",
     experiment: str = "atlas-fusion",
@@ -92,14 +107,23 @@ def training_pipeline(
         register_pairs: Move the second image of each pair onto the first where that gains mutual information.
         network: What is trained: dilran (the poster's network), msrpan or msdra.
         epochs: How often every training image is seen.
-        batch: Single images a process and step.
+        batch: Single images that a process takes through the network at once.
+        accumulate: Such batches of every process that make one step of the optimiser.
         crop: Side of the random square training crops in pixels; 0 trains on whole images.
         learning_rate: Adam's learning rate.
         schedule: Of the learning rate: constant, or cosine (falls to zero).
         gradient_weight: Weight of the gradient loss beside the L2 loss.
         perceptual_weight: Weight of the perceptual loss beside the L2 loss.
         perceptual: Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.
-        processes: How many training processes torchrun starts.
+        statistics: BatchNorm's in training: of each image, as in fusion, or of the batch.
+        precision: Of training: float32, bfloat16, or auto (bfloat16 on a GPU that has it).
+        clip: Greatest norm of the gradient; 0 sets no bound.
+        ema: Decay of the moving average of the weights that is kept, such as 0.999; 0 for none.
+        patience: Epochs without a better validation loss that end the training; 0 trains to the end.
+        device: What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.
+        processes: How many training processes torchrun starts on each node.
+        workspace: A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
+        checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
         strategies: Fusion strategies to judge; the first is the candidate's.
         experiment: MLflow experiment.
@@ -117,8 +141,7 @@ def training_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    kubernetes.use_config_map_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
-    kubernetes.use_secret_as_env(ingested, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
+    _let_reach_s3(ingested)
     dataset = ingested.outputs["dataset"]
     validated = validate_step(
         dataset=dataset, min_pairs=min_pairs, size=size, model_name=model_name, code_version=code_version
@@ -140,16 +163,28 @@ def training_pipeline(
         network=network,
         epochs=epochs,
         batch=batch,
+        accumulate=accumulate,
         crop=crop,
         learning_rate=learning_rate,
         schedule=schedule,
         gradient_weight=gradient_weight,
         perceptual_weight=perceptual_weight,
         perceptual=perceptual,
+        statistics=statistics,
+        precision=precision,
+        clip=clip,
+        ema=ema,
+        patience=patience,
+        device=device,
         processes=processes,
+        workspace=workspace,
+        checkpoint_every=checkpoint_every,
+        experiment=experiment,
         seed=seed,
         code_version=code_version,
     )
+    _let_reach_registry(trained, optional=True)
+    _let_reach_s3(trained)
     model = trained.outputs["model"]
     evaluated = evaluate_step(dataset=packed, model=model, strategies=strategies, code_version=code_version)
     evaluation = evaluated.outputs["evaluation"]

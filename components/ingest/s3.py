@@ -1,11 +1,13 @@
-"""One object on S3 at a time, by boto3 alone: streamed to disk, continued where it was cut, checked against its MD5.
+"""One object on S3 at a time, by boto3 alone: fetched to disk, continued where it was cut, or put; checked by its MD5.
 
 Endpoint, region, addressing style and credentials come from the standard AWS environment and profile chain.
 """
 
+import base64
 import hashlib
 import os
 import random
+import re
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +34,23 @@ class Stopped(Exception):
     """Another object failed, or the user interrupts: this one is left where it is."""
 
 
+class Corrupted(InputError):
+    """An object is not what was stored, also when it is fetched again."""
+
+
 @dataclass
 class Bucket:
-    """A bucket to read objects from, by several threads at once; `stopped` ends what they are at.
+    """A bucket to fetch objects from, by several threads at once (`stopped` ends what they are at), and to put them in.
 
+    A request is tried `attempts` times (0: as the AWS settings say), each for as long as the server is silent for no
+    more than `read_seconds`.
     Raises InputError where the profile, the endpoint or the like is not fit to reach any bucket.
     """
 
     name: str
     stopped: threading.Event = field(default_factory=threading.Event)
+    attempts: int = 0
+    read_seconds: float = _READ_SECONDS
 
     def __post_init__(self) -> None:
         import boto3
@@ -56,13 +66,15 @@ class Bucket:
                 # The mode that is the default, legacy, knows fewer errors to try again after.
                 retries={
                     "mode": "standard" if mode == "legacy" else mode,
-                    "total_max_attempts": attempts or _ATTEMPTS,
+                    "total_max_attempts": self.attempts or attempts or _ATTEMPTS,
                 },
                 connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
+                read_timeout=self.read_seconds,
                 max_pool_connections=THREADS,
                 # The MD5 that the version pins is checked anyway, against more than the server's word.
                 response_checksum_validation="when_required",
+                # Content-MD5 guards what is put; servers other than Amazon's know no newer checksums.
+                request_checksum_calculation="when_required",
             )
             region = os.environ.get("AWS_REGION") or None
             self._client: Any = session.client("s3", region_name=region, config=config)
@@ -87,10 +99,53 @@ class Bucket:
             if found == md5:
                 return received
             part.unlink()
-        raise InputError(
+        raise Corrupted(
             f"{what} is corrupted in {self._place(key)}: its md5 there is {found}, fetched twice; "
             "push it again from a good copy"
         )
+
+    def upload(self, key: str, content: bytes, what: str) -> None:
+        """Put an object there, whole or not at all; the server checks its MD5, which is kept beside it.
+
+        Raises InputError that tells why `what` could not be put.
+        """
+        md5 = hashlib.md5(content, usedforsecurity=False)
+        checked = {"ContentMD5": base64.b64encode(md5.digest()).decode(), "Metadata": {"md5": md5.hexdigest()}}
+        self._ask("put_object", f"write {what} to", what, key, Key=key, Body=content, **checked)
+
+    def md5(self, key: str, what: str) -> str:
+        """The MD5 that an object had when it was put; raises InputError if it is not there."""
+        answer = self._ask("head_object", f"fetch {what} from", what, key, Key=key)
+        kept: str = answer["Metadata"].get("md5", answer["ETag"].strip('"'))
+        if not re.fullmatch("[0-9a-f]{32}", kept):
+            raise Corrupted(f"{what} has no MD5 in {self._place(key)}; put it there again from a good copy")
+        return kept
+
+    def names(self, start: str, what: str) -> list[str]:
+        """The keys that begin with `start`; raises InputError that tells why `what` could not be listed."""
+        found: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            answer = self._ask("list_objects_v2", f"list {what} at", what, start, Prefix=start, **more)
+            found += [entry["Key"] for entry in answer.get("Contents", ())]
+            if not answer.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def remove(self, key: str, what: str) -> None:
+        """Remove an object, which need not be there; raises InputError that tells why `what` could not be removed."""
+        self._ask("delete_object", f"remove {what} from", what, key, Key=key)
+
+    def _ask(self, operation: str, task: str, what: str, key: str, **request: Any) -> Any:
+        """The answer to one request, after botocore's own retries; `task` reads on with the endpoint."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return getattr(self._client, operation)(Bucket=self.name, **request)
+        except ClientError as error:
+            raise self._refused(error, key, what) from None
+        except BotoCoreError as error:
+            raise self._unreachable(error, task) from None
 
     def _complete(self, key: str, md5: str, part: Path, what: str) -> tuple[str, int]:
         """Append to `part` what it lacks; the MD5 of the whole, and the bytes received."""
@@ -147,7 +202,7 @@ class Bucket:
                 return self._open(key, 0, what)
             raise self._refused(error, key, what) from None
         except BotoCoreError as error:
-            raise self._unreachable(error, what) from None
+            raise self._unreachable(error, f"fetch {what} from") from None
         return response["Body"], start if response["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
 
     def _refused(self, error: Any, key: str, what: str) -> InputError:
@@ -166,7 +221,7 @@ class Bucket:
             return InputError(f"{self._endpoint()} denies access to {self._place(key)} ({code}); check the credentials")
         return InputError(f"{self._endpoint()} answered {status} {code} to {self._place(key)}; try again later")
 
-    def _unreachable(self, error: Exception, what: str) -> InputError:
+    def _unreachable(self, error: Exception, task: str) -> InputError:
         """Why no answer came at all, after botocore's own retries."""
         from botocore import exceptions
 
@@ -183,7 +238,7 @@ class Bucket:
                 "no usable AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         return InputError(
-            f"cannot fetch {what} from {self._endpoint()}: {type(error).__name__}; "
+            f"cannot {task} {self._endpoint()}: {type(error).__name__}; "
             "check the network and AWS_ENDPOINT_URL_S3, then run again"
         )
 

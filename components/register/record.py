@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.register.gate import HEADLINE, Verdict, image_set, judge, method
+from components.tracking import RUN_FILE, latest_steps
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,10 +93,15 @@ class Judged:
 
 
 def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict) -> ModelInfo:
-    """Log everything into the active run, the model last but for the metrics that belong to it."""
+    """Log everything into the active run, the model last but for the metrics that belong to it.
+
+    The run may be the training's own: parameters and points of curves that it has already stay as they are.
+    """
     import mlflow
 
-    mlflow.log_params(_flat(judged.config | {k: v for k, v in judged.training.items() if k not in SPEEDS}))
+    there = client.get_run(run_id).data
+    parameters = _flat(judged.config | {k: v for k, v in judged.training.items() if k not in SPEEDS})
+    mlflow.log_params({name: value for name, value in parameters.items() if name not in there.params})
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
     mlflow.log_dict(asdict(verdict), "gate.json")
@@ -104,7 +110,7 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict)
     client.log_inputs(run_id, [_dataset(judged)])
     logged = _log_model(judged)
     # After the model: MLflow would fetch the history of every earlier metric, one request each, to copy it.
-    metrics = _metrics(judged, str(logged.model_id))
+    metrics = _metrics(judged, str(logged.model_id)) + _curves(judged, latest_steps(there))
     for start in range(0, len(metrics), METRICS_A_REQUEST):
         client.log_batch(run_id, metrics[start : start + METRICS_A_REQUEST])
     return logged
@@ -152,7 +158,7 @@ def _log_model(judged: Judged) -> ModelInfo:
     )
     ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
     with tempfile.TemporaryDirectory() as aside:
-        folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser"))
+        folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser", ignore=shutil.ignore_patterns(RUN_FILE)))
         (folder / CONFIG_FILE).write_text(json.dumps(judged.config, indent=2) + "\n")
         Fuser.load(folder)
         package = Path(model.__file__).parent
@@ -196,11 +202,21 @@ def _metrics(judged: Judged, model_id: str) -> list[Metric]:
             if row["name"] == judged.table["candidate"]:
                 metrics.append(Metric(name, value, now, 0, model_id=model_id))
     metrics += [Metric(f"training/{k}", judged.training[k], now, 0) for k in SPEEDS if k in judged.training]
-    for entry in judged.curves:
-        for split in ("train", "validation"):
-            losses = entry.get(split) or {}
-            metrics += [Metric(f"loss/{split}/{k}", v, now, entry["step"]) for k, v in losses.items()]
     return metrics
+
+
+def _curves(judged: Judged, steps: Mapping[str, int]) -> list[Metric]:
+    """The losses of every epoch after the last of `steps`, what training has logged of them live."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(f"loss/{split}/{name}", value, now, entry["step"])
+        for entry in judged.curves
+        for split in ("train", "validation")
+        for name, value in (entry.get(split) or {}).items()
+        if entry["step"] > steps.get(f"loss/{split}/{name}", -1)
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

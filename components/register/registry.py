@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
-from components.register.tracking import connected, shown, sqlite_path
+from components.tracking import connected, experiment_id, find_run, noted_run, shown
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def register(
 ) -> Registration:
     """Log a trained and judged model as one MLflow run and one model version, and promote it if the gate lets it.
 
-    The version becomes `champion` (the one before it `previous`) or `challenger`. The same weights with the same
-    evaluation give the version that is there already. An empty `tracking_uri` stands for MLFLOW_TRACKING_URI. With an
-    sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a
-    server decides for itself. The statistics in the report `validation` are logged with it, for later data to be
-    compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
+    The run is the training's own, with its live curves, where `folder` names it in `mlflow_run.json` and this MLflow
+    has it; a new one otherwise. The version becomes `champion` (the one before it `previous`) or `challenger`. The same
+    weights with the same evaluation give the version that is there already. An empty `tracking_uri` stands for
+    MLFLOW_TRACKING_URI. With an sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts`
+    beside the database); a server decides for itself. The statistics in the report `validation` are logged with it, for
+    later data to be compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
     """
     from model.fuser import weights_sha256
 
@@ -89,9 +90,11 @@ def register(
         champion = _champion(client, model_name)
         verdict = judged.verdict({"version": champion.version, **champion.tags} if champion else None)
         tags, description = identity | judged.tags(origin), card(judged, verdict)
+        taken_over = _training_run(client, folder)
         with mlflow.start_run(
-            experiment_id=_experiment(client, experiment, artifact_folder),
-            run_name=f"{origin.profile}-{tags['weights_sha256'][:8]}",
+            run_id=taken_over,
+            experiment_id=None if taken_over else experiment_id(client, experiment, artifact_folder),
+            run_name=None if taken_over else f"{origin.profile}-{tags['weights_sha256'][:8]}",
             tags=tags | {"mlflow.source.git.commit": origin.git_commit},
             description=description,
         ) as active:
@@ -204,14 +207,6 @@ def _version(client: MlflowClient, name: str, number: str | None, alias: str | N
     return client.get_model_version(name, chosen)
 
 
-def _experiment(client: MlflowClient, name: str, folder: Path | None) -> str:
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    database = sqlite_path(client.tracking_uri)
-    location = (folder or database.parent / "artifacts").absolute().as_uri() if database else None
-    return str(client.create_experiment(name, artifact_location=location))
-
-
 def _finish(client: MlflowClient, version: ModelVersion, already_registered: bool) -> Registration:
     import mlflow
 
@@ -235,6 +230,22 @@ def _finish(client: MlflowClient, version: ModelVersion, already_registered: boo
 
 def _word(promoted: bool) -> str:
     return "promoted" if promoted else "refused"
+
+
+def _training_run(client: MlflowClient, folder: Path) -> str | None:
+    """The run that the training logged to, None where there is none to go on with; what speaks against it is said."""
+    noted = noted_run(folder)
+    if noted is None:
+        return None
+    if find_run(client, noted) is None:
+        why = f"MLflow {shown(client.tracking_uri)} has no run {noted}, or it is deleted"
+    elif client.search_model_versions(f"run_id = '{noted}'", max_results=1):
+        # Another verdict and table would replace those of the version that is there.
+        why = f"run {noted} of the training has a model version already"
+    else:
+        return noted
+    print(f"{why}: logging to a new run", flush=True)
+    return None
 
 
 def _ensure_model(client: MlflowClient, name: str, inputs: list[str]) -> None:

@@ -11,13 +11,23 @@ def train(
     network: str,
     epochs: int,
     batch: int,
+    accumulate: int,
     crop: int,
     learning_rate: float,
     schedule: str,
     gradient_weight: float,
     perceptual_weight: float,
     perceptual: str,
+    statistics: str,
+    precision: str,
+    clip: float,
+    ema: float,
+    patience: int,
+    device: str,
     processes: int,
+    workspace: str,
+    checkpoint_every: int,
+    experiment: str,
     seed: int,
     code_version: str,
     model: dsl.Output[dsl.Model],
@@ -28,23 +38,36 @@ def train(
         packed: The packed dataset.
         network: dilran (the poster's), msrpan or msdra.
         epochs: How often every training image is seen.
-        batch: Single images a process and step.
+        batch: Single images that a process takes through the network at once.
+        accumulate: Such batches of every process that make one step of the optimiser.
         crop: Side of the random square crops in pixels; 0 trains on whole images.
         learning_rate: Adam's learning rate.
         schedule: Of the learning rate: constant, or cosine (falls to zero).
         gradient_weight: Weight of the gradient loss beside the L2 loss.
         perceptual_weight: Weight of the perceptual loss beside the L2 loss.
         perceptual: Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.
+        statistics: BatchNorm's in training: of each image, as in fusion, or of the batch.
+        precision: Of training: float32, bfloat16, or auto (bfloat16 on a GPU that has it).
+        clip: Greatest norm of the gradient; 0 sets no bound.
+        ema: Decay of the moving average of the weights that is kept; 0 for none.
+        patience: Epochs without a better validation loss that end the training; 0 trains to the end.
+        device: What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.
         processes: How many processes torchrun starts.
+        workspace: A folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
+        checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
+        experiment: MLflow experiment that shows the training while it runs, where MLFLOW_TRACKING_URI names a server.
         seed: Seed of initial weights, shuffling and crops.
         code_version: The version of the code, part of the cache key.
         model: Weights, configuration, loss curves and every setting.
     """
     from pathlib import Path
 
-    from components.train.launch import train_model, training_config
+    from components.train.launch import train_step, training_config
 
-    weights = gradient_weight, perceptual_weight
-    config = training_config(network, epochs, batch, crop, learning_rate, schedule, *weights, seed)
-    train_model(config, perceptual, processes, Path(packed.path), Path(model.path))
+    size = {"epochs": epochs, "batch": batch, "accumulate": accumulate, "crop": crop, "seed": seed}
+    rate = {"learning_rate": learning_rate, "schedule": schedule, "clip": clip, "ema": ema, "patience": patience}
+    how = {"network": network, "statistics": statistics, "precision": precision, "device": device}
+    config = training_config(gradient_weight, perceptual_weight, size | rate | how)
+    places = Path(packed.path), Path(model.path), workspace
+    train_step(config, perceptual, processes, *places, checkpoint_every, experiment, code_version)
     model.metadata.update({"epochs": epochs, "seed": seed, "framework": "pytorch"})

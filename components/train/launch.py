@@ -1,72 +1,164 @@
-"""Start torchrun for one training run on this machine and see it to its end."""
+"""Start torchrun for one training run on this machine and see it to its end.
 
+python -m components.train.launch settings.json
+"""
+
+import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from components.train.settings import Settings
+from components.ingest.remote import SCHEME
+from components.train.bucket import CheckpointBucket
+from components.train.settings import RESUMABLE, Live, Settings
 from model.errors import InputError
 from model.losses import LossWeights
 from model.pairs import PackedPairs
-from model.training import TrainingConfig, steps_an_epoch
+from model.training import Stopped, sampler
+from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 
 
-def train_model(training: TrainingConfig, perceptual: str, processes: int, packed: Path, model: Path) -> None:
-    """Train with `processes` processes on the packed dataset; the folder `model` appears whole or not at all.
+def train_step(
+    training: TrainingConfig,
+    perceptual: str,
+    processes: int,
+    packed: Path,
+    model: Path,
+    workspace: str,
+    checkpoint_every: int,
+    experiment: str,
+    code_version: str,
+) -> None:
+    """Train as a pipeline's step: shown live in MLflow, and going on where an earlier attempt at the same was ended.
 
-    Raises InputError for settings that cannot work, and RuntimeError if a process fails.
+    Its checkpoints are below the `workspace` (else FUSION_WORKSPACE, else beside the model) until the model is there.
+    Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
     """
-    _check(training, perceptual, processes, packed)
-    partial, settings = (model.with_name(model.name + ending) for ending in (".partial", ".settings.json"))
+    shared = workspace or os.environ.get("FUSION_WORKSPACE") or str(model.with_name(model.name + ".checkpoints"))
+    live = Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
+    settings = Settings(training, perceptual, processes, packed, model, "", checkpoint_every, live, code_version)
+    settings = replace(settings, checkpoints=own_place(shared, settings))
+    with exiting_when_stopped():
+        train_model(settings)
+    _forget(settings)
+
+
+@contextmanager
+def exiting_when_stopped() -> Iterator[None]:
+    """Within, a training that was stopped ends the process with one line and the exit code RESUMABLE."""
+    try:
+        yield
+    except Stopped as error:
+        print(f"Stopped: {error}; run it again to go on", file=sys.stderr, flush=True)
+        sys.exit(RESUMABLE)
+
+
+def train_model(settings: Settings) -> None:
+    """Train by torchrun on this machine; the folder `settings.model` appears whole or not at all.
+
+    A training that was stopped or killed goes on from the newest of its checkpoints. Raises InputError for settings
+    that cannot work, Stopped if SIGTERM or Ctrl-C asked for an end and a checkpoint was saved, and RuntimeError if a
+    process fails.
+    """
+    check(settings)
+    model = settings.model
+    partial, file = (model.with_name(model.name + ending) for ending in (".partial", ".settings.json"))
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        Settings(training, perceptual, processes, packed, partial).write(settings)
-        _torchrun(processes, settings)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace(settings, model=partial).write(file)
+        _torchrun(settings.processes, file)
         if not partial.is_dir():
             raise RuntimeError("training ended without a model; see the lines above")
         partial.rename(model)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        settings.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _check(training: TrainingConfig, perceptual: str, processes: int, packed: Path) -> None:
+def _forget(settings: Settings) -> None:
+    """Remove the checkpoints of a training whose model is there, and what was kept beside them."""
+    if settings.checkpoints.startswith(SCHEME):
+        CheckpointBucket(settings.checkpoints, {}, settings.live_folder).clear()
+    shutil.rmtree(settings.live_folder, ignore_errors=True)
+    beside = settings.model.with_name(settings.model.name + ".checkpoints")
+    if settings.live_folder.parent == beside:
+        beside.rmdir()
+
+
+def check(settings: Settings) -> None:
     """Refuse here, once, what every process would stumble over; fetch the feature stack's weights before they race."""
-    if processes < 1:
-        raise InputError(f"processes is {processes}; give at least 1")
-    training.torch_device(processes - 1)
-    splits = [PackedPairs.open(packed, split).verified() for split in ("train", "validation")]
-    steps_an_epoch(training, splits[0], processes)
-    if training.loss.perceptual:
-        feature_stack(perceptual)
+    settings.training.torch_device(settings.processes - 1)
+    splits = [PackedPairs.open(settings.packed, split).verified() for split in ("train", "validation")]
+    sampler(settings.training, splits[0], settings.processes)
+    if settings.training.loss.perceptual:
+        feature_stack(settings.perceptual)
+
+
+def own_place(checkpoints: str, settings: Settings) -> str:
+    """A place for this run's checkpoints alone, below a folder or s3://bucket/prefix that many runs share."""
+    index = PackedPairs.open(settings.packed, "train").index
+    identity = settings.identity(index) | {"code": settings.code_version, "live": settings.live.experiment}
+    return f"{checkpoints.rstrip('/')}/{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def _torchrun(processes: int, settings: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    code = subprocess.call(
+    stopped = settings.with_suffix(".stopped")
+    stopped.unlink(missing_ok=True)
+    process = subprocess.Popen(
         [*command, f"--nproc-per-node={processes}", "-m", "components.train.worker", str(settings)],
         env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"},
     )
+    with passed_on(process):
+        code = process.wait()
+    if stopped.exists():
+        message = stopped.read_text()
+        stopped.unlink()
+        raise Stopped(message)
     if code:
         raise RuntimeError(f"torchrun ended with exit code {code}; the lines above say why")
 
 
-def training_config(
-    network: str,
-    epochs: int,
-    batch: int,
-    crop: int,
-    learning_rate: float,
-    schedule: str,
-    gradient: float,
-    perceptual: float,
-    seed: int,
-) -> TrainingConfig:
-    """The loop's configuration from the pipeline's flat parameters."""
-    weights = LossWeights(gradient=gradient, perceptual=perceptual)
-    return TrainingConfig(epochs, batch, crop, learning_rate, seed, weights, schedule, network)
+@contextmanager
+def passed_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """Within, SIGTERM and SIGINT of this process go to `process`, which ends once its workers have saved."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may handle signals.
+        return
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def training_config(gradient_weight: float, perceptual_weight: float, choices: Mapping[str, Any]) -> TrainingConfig:
+    """The loop's configuration from the pipeline's flat parameters; InputError for what cannot work."""
+    return TrainingConfig(loss=LossWeights(gradient=gradient_weight, perceptual=perceptual_weight), **choices)
+
+
+if __name__ == "__main__":
+    try:
+        with exiting_when_stopped():
+            train_model(Settings.read(Path(sys.argv[1])))
+    except InputError as refusal:
+        print(f"InputError: {refusal}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -14,9 +14,10 @@ from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
 from components.preprocess.packing import pack
 from components.train.launch import train_model
+from components.train.settings import Settings
 from model.errors import InputError
 from model.losses import LossWeights
-from model.training import TrainingConfig
+from model.training_config import TrainingConfig
 
 _ALL = LossWeights()
 _ONLY_MSE = LossWeights(gradient=0.0, perceptual=0.0)
@@ -33,7 +34,10 @@ class Recipe:
 def _recipes(split: str) -> dict[str, Recipe]:
     def recipe(network: str, loss: LossWeights, epochs: int) -> Recipe:
         # Each image is normalised alone, as it will be when it is fused.
-        return Recipe(split, TrainingConfig(epochs, 4, 0, 1e-3, 3407, loss, "cosine", network, "image"))
+        training = TrainingConfig(
+            epochs, learning_rate=1e-3, loss=loss, schedule="cosine", network=network, statistics="image"
+        )
+        return Recipe(split, training)
 
     return {
         f"dilran-{split}": recipe("dilran", _ALL, 100),
@@ -61,7 +65,7 @@ def train_recipe(name: str, data: str, perceptual: str, target: Path) -> None:
         dataset, packed = Path(scratch) / "dataset", Path(scratch) / "packed"
         ingest(data, "", PhantomConfig(), dataset)
         pack(dataset, recipe.split, 0, packed)
-        train_model(recipe.training, perceptual, 1, packed, target)
+        train_model(Settings(recipe.training, perceptual, 1, packed, target))
     write_card(target, name)
 
 

@@ -1,22 +1,50 @@
 """What one training run is asked to do, as a file that every process of it reads."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from model.errors import InputError
 from model.losses import LossWeights
-from model.training import TrainingConfig
+from model.training_config import TrainingConfig
+
+RESUMABLE = 75
+"""The exit code of a training that was asked to stop, saved a checkpoint and can go on (EX_TEMPFAIL of sysexits.h)."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """Where a run is shown while it trains: MLflow's address ("" for nowhere), the experiment, and the run's name."""
+
+    tracking_uri: str = ""
+    experiment: str = "atlas-fusion"
+    name: str = "training"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A training run: the loop's configuration, the perceptual feature stack, its input and output folders."""
+    """A training run: the loop's configuration, the perceptual feature stack, its input and output folders.
+
+    `processes` counts those of all nodes. `checkpoints` is a folder or s3://bucket/prefix of this run alone, "" for
+    none; one is kept every `checkpoint_every` steps, 0 for each epoch. `code_version` is told with the model.
+    """
 
     training: TrainingConfig
     perceptual: str
     processes: int
     packed: Path
     model: Path
+    checkpoints: str = ""
+    checkpoint_every: int = 0
+    live: Live = field(default_factory=Live)
+    code_version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise InputError(f"processes is {self.processes}; give at least 1")
+        if self.checkpoint_every < 0:
+            raise InputError(f"checkpoint_every is {self.checkpoint_every}; give steps, or 0 for every epoch")
 
     def write(self, path: Path) -> None:
         """Write the settings as JSON."""
@@ -27,4 +55,27 @@ class Settings:
         """Read what `write` wrote."""
         raw = json.loads(path.read_text())
         training = TrainingConfig(**raw["training"] | {"loss": LossWeights(**raw["training"]["loss"])})
-        return cls(training, raw["perceptual"], raw["processes"], Path(raw["packed"]), Path(raw["model"]))
+        folders = {name: Path(raw[name]) for name in ("packed", "model")}
+        return cls(**raw | folders | {"training": training, "live": Live(**raw["live"])})
+
+    @property
+    def live_folder(self) -> Path:
+        """Where the journal of what MLflow is told lies: with the checkpoints, if they are in a folder."""
+        if self.checkpoints and "://" not in self.checkpoints:
+            return Path(self.checkpoints)
+        return self.model.with_name(self.model.name + ".live")
+
+    def identity(self, index: dict[str, Any]) -> dict[str, Any]:
+        """What makes two trainings on packed data with this `index` the same: one may go on where the other ended.
+
+        A training that keeps its learning rate may be given more epochs.
+        """
+        training = asdict(self.training)
+        free = ("patience", "epochs") if self.training.schedule == "constant" else ("patience",)
+        data = {key: index.get(key) for key in ("dataset_version", "collection", "split", "preparation", "levels")}
+        return {
+            "training": {name: value for name, value in training.items() if name not in free},
+            "data": data,
+            "perceptual": self.perceptual if self.training.loss.perceptual else "none",
+            "processes": self.processes,
+        }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.register.registry import champion_statistics
-from components.register.tracking import sqlite_path
+from components.tracking import sqlite_path
 from model.errors import InputError, one_line
 
 

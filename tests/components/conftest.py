@@ -1,7 +1,10 @@
 """A real S3 server (moto) on a free port of this machine, as the environment's AWS settings name it."""
 
 import logging
+import socket
+import threading
 import uuid
+from contextlib import suppress
 
 import boto3
 import pytest
@@ -48,3 +51,70 @@ def remote(client, aws):
     bucket = f"atlas-{uuid.uuid4().hex}"
     client.create_bucket(Bucket=bucket)
     return Remote(bucket, "team/dvc")
+
+
+class Proxy:
+    """Passes TCP connections on to a server, and cuts the first `cuts` of them after `after` bytes.
+
+    The bytes of answers count, or with `asking` those of requests.
+    """
+
+    def __init__(self, server: str, after: int, cuts: int, asking: bool = False):
+        host, port = server.removeprefix("http://").split(":")
+        self.server, self.after, self.cuts, self.asking = (host, int(port)), after, cuts, asking
+        self.port, self.connections = 0, []
+        self.open()
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        """Answer, at the same port each time."""
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Refuse new connections and cut those that are there."""
+        for each in (self.listener, *self.connections):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.connections.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self.server)
+            self.connections += [client, server]
+            asked, answered = (self.after, None) if self.asking else (None, self.after)
+            threading.Thread(target=self._pass, args=(client, server, asked), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, answered), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, left: int | None) -> None:
+        with suppress(OSError):
+            while content := source.recv(4096):
+                if left is not None and len(content) > left and self.cuts > 0:
+                    self.cuts -= 1
+                    sink.sendall(content[:left])
+                    break
+                left = None if left is None else left - len(content)
+                sink.sendall(content)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(s3_server):
+    """Makes proxies in front of the server."""
+    made = []
+
+    def make(after: int = 0, cuts: int = 0, asking: bool = False) -> Proxy:
+        made.append(Proxy(s3_server, after, cuts, asking))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -9,10 +9,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,53 +70,6 @@ def requests(caplog):
         return found
 
     return asked
-
-
-class Proxy:
-    """Passes TCP connections on to a server, and cuts the first `cuts` of them after `after` bytes of answers."""
-
-    def __init__(self, server: str, after: int, cuts: int):
-        host, port = server.removeprefix("http://").split(":")
-        self.server, self.after, self.cuts = (host, int(port)), after, cuts
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self.server)
-            threading.Thread(target=self._pass, args=(client, server, None), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, self.after), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, left: int | None) -> None:
-        with suppress(OSError):
-            while content := source.recv(4096):
-                if left is not None and len(content) > left and self.cuts > 0:
-                    self.cuts -= 1
-                    sink.sendall(content[:left])
-                    break
-                left = None if left is None else left - len(content)
-                sink.sendall(content)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def proxy(s3_server):
-    made = []
-
-    def make(after: int, cuts: int) -> Proxy:
-        made.append(Proxy(s3_server, after, cuts))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.listener.close()
 
 
 def test_the_whole_version_arrives_and_each_content_once(remote, version, tree, tmp_path, requests, capsys):

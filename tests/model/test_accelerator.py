@@ -13,7 +13,8 @@ from model.metrics import measure
 from model.nuclear import softmax_nuclear_norm
 from model.pairs import PackedPairs
 from model.strategies import STRATEGIES
-from model.training import TrainingConfig, train
+from model.training import train
+from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -73,7 +74,8 @@ def test_training_takes_the_gpu_and_the_cpus_first_steps(packed, statistics: str
     for device in ("cpu", "cuda"):
         config = TrainingConfig(2, 4, 32, 1e-3, 1, statistics=statistics, device=device)
         splits = [PackedPairs.open(packed, split) for split in ("train", "validation")]
-        network = train(config, *splits, feature_stack("random"), on_epoch=records.setdefault(device, []).append)
+        trained = train(config, *splits, feature_stack("random"))
+        network, records[device] = trained.network, trained.curves
         assert next(network.parameters()).device.type == device
     for ours, theirs in zip(*records.values(), strict=True):
         for term in TERMS:

@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from skimage.filters import sobel_h, sobel_v
+from torch.nn import functional as F
 
 from model.errors import InputError
 from model.losses import FusionLoss, LossWeights, gradient_loss, l2_loss, perceptual_loss
-from model.vgg import MODEL_ZOO, feature_stack
+from model.vgg import MODEL_ZOO, VGG16_BN, VGG19, FeatureStack, feature_stack
 
 
 def images(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,6 +104,76 @@ def test_a_vgg_file_is_recognised_and_tapped_in_three_blocks(tmp_path, norm: boo
     assert [tuple(tap.shape[1:]) for tap in taps] == [(64, 24, 20), (128, 12, 10), (256, 6, 5)]
     # Taps of VGG16-bn: the third lies before its ReLU, the others after; VGG19's all lie after.
     assert [bool((tap < 0).any()) for tap in taps] == [False, False, norm]
+
+
+def literal_features(stack: FeatureStack, image: torch.Tensor) -> list[torch.Tensor]:
+    """Layer by layer, the grey image as three channels."""
+    x, taps = image.expand(-1, 3, -1, -1), []
+    for step in stack.order:
+        if step == "tap":
+            taps.append(x)
+        else:
+            x = x.relu() if step == "relu" else F.max_pool2d(x, 2) if step == "pool" else stack.features[step](x)
+    return taps
+
+
+def random_vgg(norm: bool) -> FeatureStack:
+    """A stack whose every parameter tells, in double precision."""
+    stack = FeatureStack("noise", VGG16_BN if norm else VGG19).double()
+    generator = torch.Generator().manual_seed(3)
+    for name, value in stack.state_dict().items():
+        if value.is_floating_point():
+            value.normal_(0, 0.05, generator=generator)
+            if name.endswith("running_var"):
+                value.abs_().add_(0.5)
+    return stack
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("size", [(24, 20), (13, 17)])
+def test_the_folded_stack_is_the_literal_one_with_its_gradients(norm: bool, size):
+    stack, generator = random_vgg(norm), torch.Generator().manual_seed(4)
+    target, start = torch.rand(2, 2, 1, *size, generator=generator, dtype=torch.float64).unbind(0)
+    results = []
+    for features in (stack, lambda image: literal_features(stack, image)):
+        prediction = start.clone().requires_grad_()
+        pairs = zip(features(prediction), features(target), strict=True)
+        loss = torch.stack([F.mse_loss(p, t.detach()) for p, t in pairs]).sum()
+        results.append((*features(target), loss, *torch.autograd.grad(loss, prediction)))
+    prediction = start.clone().requires_grad_()
+    loss = perceptual_loss(prediction, target, stack)
+    results.append((*results[0][:-2], loss, *torch.autograd.grad(3 * loss, prediction)))
+    for fast, literal, whole in zip(*results, strict=True):
+        assert torch.allclose(fast, literal, rtol=1e-9, atol=1e-12)
+        factor = 3 if whole is results[2][-1] else 1
+        assert torch.allclose(whole, factor * literal, rtol=1e-9, atol=1e-12)
+    with torch.inference_mode():
+        assert float(perceptual_loss(start, target, stack)) == pytest.approx(float(loss))
+
+
+def test_a_stack_follows_new_weights():
+    stack, image = random_vgg(True), torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        stack(image)
+    weights = {name: value * 2 for name, value in stack.state_dict().items()}
+    stack.load_state_dict(weights)
+    slope = image.clone().requires_grad_()
+    assert torch.allclose(stack(slope)[2], literal_features(stack, image)[2])
+    stack(slope)[2].sum().backward()
+    with torch.no_grad():
+        stack.features["1"].bias.add_(1)
+    assert torch.allclose(stack(image)[2], literal_features(stack, image)[2])
+
+
+def test_the_losses_run_in_half_precision_under_autocast():
+    prediction, target = images()
+    criterion = FusionLoss(LossWeights(), feature_stack("random"))
+    exact = criterion(prediction, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = criterion(prediction.requires_grad_(), target)
+    rough["total"].backward()
+    assert torch.isfinite(prediction.grad).all()
+    assert float(rough["total"]) == pytest.approx(float(exact["total"]), rel=0.05)
 
 
 def test_an_unknown_stack_and_files_that_hold_none_are_refused(tmp_path):

@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import network as networks
+from model.composed import SMALLEST as SMALLEST_COMPOSED
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.fuser import Fuser, FuserConfig
 from model.images import read_grey
-from model.network import DILATIONS, Encoder, FusionNetwork, attention
+from model.network import DILATIONS, Encoder, FusionNetwork, attend, attention, plain_decoder
 from model.published import read_published
 from model.strategies import sfnn_weight
 
@@ -101,6 +103,58 @@ def test_the_fast_encoder_has_the_literal_gradients(network: FusionNetwork):
         assert torch.allclose(fast, gradients[1][name], rtol=1e-4, atol=1e-4 * scale), name
 
 
+@pytest.mark.parametrize("statistics", ["batch", "image"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_training_step_has_the_literal_gradients(network: FusionNetwork, statistics: str, layout):
+    network = copy.deepcopy(network).double().to(memory_format=layout)
+    x = torch.rand(2, 1, 36, 42, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    results = []
+    for encode, decode in (
+        (network.encoder, network.decoder),
+        (lambda x, s: literal_encoder(network.encoder, x, s), nn.Sequential(*network.decoder)),
+    ):
+        network.zero_grad()
+        image = decode(encode(x, statistics))
+        (image - x).square().sum().backward()
+        results.append([image.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+    for fast, literal in zip(*results, strict=True):
+        assert torch.allclose(fast, literal, rtol=1e-9, atol=1e-9 * max(float(literal.abs().max()), 1))
+
+
+@pytest.mark.parametrize("size", [(SMALLEST_COMPOSED, SMALLEST_COMPOSED), (37, 50)])
+def test_a_chain_of_convolutions_is_one_with_exact_borders_and_gradients(size):
+    torch.manual_seed(7)
+    chain = plain_decoder().double()
+    # Strides of neither usual layout.
+    x = torch.randn(2, size[0], 64, size[1], dtype=torch.float64).transpose(1, 2).requires_grad_()
+    slope = torch.randn(2, 1, *size, dtype=torch.float64)
+    leaves = [x, *chain.parameters()]
+    fast, literal = chain(x), nn.Sequential(*chain)(x)
+    assert torch.allclose(fast, literal, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(fast, leaves, slope), torch.autograd.grad(literal, leaves, slope), strict=True):
+        assert torch.allclose(a, b, atol=1e-11 * max(float(b.abs().max()), 1))
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(1, 4), width=st.integers(1, 4), last=st.booleans())
+def test_attending_is_the_residual_with_its_gradients(height: int, width: int, last: bool):
+    layout = torch.channels_last if last else torch.contiguous_format
+    x, y = torch.randn(2, 2, 3, 2 * height, 2 * width, dtype=torch.float64).unbind(0)
+    leaves = [t.contiguous(memory_format=layout).requires_grad_() for t in (x, y)]
+    assert torch.allclose(attend(*leaves), x + attention(x) * y)
+    assert torch.autograd.gradcheck(attend, leaves)
+
+
+def test_a_training_step_runs_in_half_precision_under_autocast(network: FusionNetwork):
+    network, x = copy.deepcopy(network), torch.rand(1, 1, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(x)
+    exact = network(x)
+    rough.float().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    assert torch.allclose(rough.float(), exact, atol=0.1 * float(exact.detach().abs().max()))
+
+
 def test_the_dilated_branches_see_as_far_as_their_dilation():
     encoder = Encoder().eval()
     x = torch.zeros(1, 1, 40, 40)
@@ -164,3 +218,22 @@ def test_the_decoder_has_no_activation_between_its_convolutions(network: FusionN
 def test_functional_sanity_of_the_upsampling():
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(attention(x)[..., ::2, ::2], F.avg_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("statistics", ["batch", "image"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalisation_has_the_gradients_of_its_formula(statistics: str, count: int, layout: torch.memory_format):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8).double()
+    nn.init.normal_(norm.weight)
+    x, wanted = (torch.randn(count, 8, 6, 4, dtype=torch.double).contiguous(memory_format=layout) for _ in range(2))
+    found = [x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2)]
+    over = (2, 3) if statistics == "image" else (0, 2, 3)
+    variance, mean = torch.var_mean(found[0], over, correction=0, keepdim=True)
+    by_formula = (found[0] - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None]
+    by_formula.backward(wanted)
+    expected, norm.weight.grad = norm.weight.grad, None
+    networks.normalise(norm, found[1], statistics).backward(wanted)
+    torch.testing.assert_close(found[1].grad, found[0].grad)
+    torch.testing.assert_close(norm.weight.grad, expected)

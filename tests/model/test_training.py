@@ -1,35 +1,55 @@
 """The training loop repeats, learns, sees every image once an epoch, and refuses what cannot work."""
 
+import copy
+import math
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
+from model.checkpoint import CheckpointFolder
 from model.errors import InputError
-from model.losses import TERMS, LossWeights
+from model.losses import TERMS, FusionLoss, LossWeights
+from model.networks import NETWORKS
 from model.pairs import PackedPairs
-from model.training import Singles, TrainingConfig, _batches, train
+from model.training import Callbacks, Keeping, Stopped, train
+from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 
 
-def run(packed, **changes):
+def run(packed, keeping=None, **changes):
+    """The trained network, its records, and the reports of its steps."""
     config = TrainingConfig(**{"epochs": 2, "batch": 4, "crop": 32, "learning_rate": 1e-3, "seed": 1} | changes)
-    records, steps = [], []
-    network = train(
-        config,
-        PackedPairs.open(packed, "train"),
-        PackedPairs.open(packed, "validation"),
-        feature_stack("random"),
-        on_step=lambda *step: steps.append(step),
-        on_epoch=records.append,
-    )
-    return network, records, steps
+    steps = []
+    splits = [PackedPairs.open(packed, split) for split in ("train", "validation")]
+    trained = train(config, *splits, feature_stack("random"), Callbacks(step=steps.append), keeping)
+    return trained.network, trained.curves, steps
+
+
+def same_weights(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Kept:
+    """Checkpoints in memory, all of them."""
+
+    def __init__(self):
+        self.all = []
+
+    def save(self, checkpoint):
+        self.all.append(copy.deepcopy(checkpoint))
+
+    def latest(self):
+        return self.all[-1] if self.all else None
 
 
 def test_the_same_seed_gives_the_same_losses_and_weights(packed):
     first, second, other = run(packed), run(packed), run(packed, seed=2)
     assert first[1] == second[1]
-    for a, b in zip(first[0].state_dict().values(), second[0].state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+    assert same_weights(first[0], second[0])
     assert first[1] != other[1]
 
 
@@ -46,7 +66,8 @@ def test_the_loss_falls_and_every_term_is_told(packed):
     _, records, steps = run(packed, epochs=6)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert records[-1]["step"] == 18 == len(steps)
-    assert steps[-1][:2] == (18, 18)
+    assert (steps[-1].step, steps[-1].steps, steps[-1].epoch) == (18, 18, 6)
+    assert steps[-1].losses.keys() == set(TERMS)
     for part in ("train", "validation"):
         assert set(records[0][part]) == set(TERMS)
         assert records[-1][part]["total"] < records[0][part]["total"] / 2
@@ -56,33 +77,133 @@ def test_the_loss_falls_and_every_term_is_told(packed):
         )
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_an_epoch_shows_every_image_once_whatever_the_number_of_processes(packed, world: int):
-    pairs = PackedPairs.open(packed, "train")
-    # Each image is one grey level, so a crop tells which image it is from.
-    levels = np.arange(2 * len(pairs), dtype=np.uint8)
-    flat = np.broadcast_to(levels.reshape(-1, 2, 1, 1), (len(pairs), 2, 64, 64))
-    singles = Singles(PackedPairs(flat, pairs.entries, pairs.index))
-    config = TrainingConfig(batch=2, crop=16)
-    seen = [
-        round(float(image.mean()) * 255)
-        for rank in range(world)
-        for batch in _batches(config, singles, (16, 16), 1, rank, world)
-        for image in batch
-    ]
-    assert sorted(seen) == levels.tolist()
+def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(packed):
+    kept = Kept()
+    good, _, _ = run(packed, Keeping(kept, every=1), epochs=1)
+    assert len(kept.all) == 3
+    ill = copy.deepcopy(kept.all[-1])
+    ill.tensors[next(name for name in ill.tensors if "decoder.2.bias" in name)].fill_(1e30)
+    kept.all = [kept.all[0], ill]
+    with pytest.raises(InputError, match=r"the l2 loss is no longer finite at step 4; lower the learning rate"):
+        run(packed, Keeping(kept, every=1), epochs=2)
+    assert kept.all == [kept.all[0], ill]
+    assert all(torch.isfinite(weight).all() for weight in good.parameters())
 
 
-def test_crops_are_the_pixels_of_their_image(packed):
-    pairs = PackedPairs.open(packed, "train")
-    crops = Singles(pairs).crops(torch.tensor([0, 3]), torch.tensor([[0, 0], [5, 7]]), (16, 16))
-    assert np.array_equal((crops[0, 0] * 255).round().numpy(), pairs.images[0, 0, :16, :16])
-    assert np.array_equal((crops[1, 0] * 255).round().numpy(), pairs.images[1, 1, 5:21, 7:23])
-
-
-def test_a_loss_that_is_not_finite_stops_with_step_and_term(packed):
-    with pytest.raises(InputError, match=r"the \w+ loss is no longer finite at step \d+; lower the learning rate"):
+def test_every_term_is_named_where_it_is_the_first_that_is_not_finite(packed):
+    with pytest.raises(InputError, match=r"the total loss is no longer finite at step 1;"):
         run(packed, loss=LossWeights(gradient=1e39))
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    stops=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    more=st.sampled_from(
+        [
+            {},
+            {"statistics": "image", "ema": 0.9, "patience": 2},
+            {"accumulate": 3, "batch": 1, "clip": 0.1},
+            {"schedule": "cosine", "batch": 5},
+        ]
+    ),
+    every=st.integers(0, 3),
+)
+def test_a_training_stopped_anywhere_and_resumed_ends_with_the_same_weights_and_losses(packed, stops, more, every):
+    straight, curves, _ = run(packed, crop=16, epochs=3, **more)
+    kept, parts = Kept(), 0
+    for patience in [*stops, 10**9]:
+        calls = count(1)
+        try:
+            resumed, records, _ = run(
+                packed, Keeping(kept, every, lambda c=calls, p=patience: next(c) > p), crop=16, epochs=3, **more
+            )
+            break
+        except Stopped:
+            parts += 1
+    assert parts
+    assert records == curves
+    assert same_weights(resumed, straight)
+
+
+def test_a_training_goes_on_from_a_folder_and_may_be_given_more_epochs(packed, tmp_path):
+    folder = CheckpointFolder(tmp_path / "kept", {"network": "dilran"})
+    straight, curves, _ = run(packed, epochs=3, crop=16)
+    run(packed, Keeping(folder), epochs=1, crop=16)
+    longer, records, steps = run(packed, Keeping(folder), epochs=3, crop=16)
+    assert same_weights(longer, straight)
+    assert records == curves
+    assert steps[0].step == 4
+    with pytest.raises(InputError, match="the checkpoint is of step 9, this training ends after 3; raise epochs"):
+        run(packed, Keeping(folder), epochs=1, crop=16)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_accumulated_batches_are_one_large_batch(packed, batch: int):
+    moments = []
+    for choices in ({"batch": 4}, {"batch": batch, "accumulate": 4 // batch}):
+        kept = Kept()
+        run(packed, Keeping(kept, every=1), epochs=1, crop=16, statistics="image", **choices)
+        # Adam's first moment after one step is a tenth of the gradient.
+        moments.append([value for name, value in kept.all[0].tensors.items() if name.endswith("exp_avg")])
+    for one, other in zip(*moments, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6 * float(one.norm()) + 1e-8)
+
+
+def test_the_average_of_the_weights_is_kept_and_validated(packed):
+    kept = Kept()
+    plain, _, _ = run(packed, Keeping(kept, every=1), epochs=1, crop=16)
+    averaged, _, _ = run(packed, epochs=1, crop=16, ema=0.5)
+    name = "decoder.2.weight"
+    torch.manual_seed(1)
+    expected = dict(NETWORKS["dilran"]().named_parameters())[name].detach()
+    for checkpoint in kept.all:
+        expected = 0.5 * expected + 0.5 * next(v for k, v in checkpoint.tensors.items() if name in k and "network" in k)
+    torch.testing.assert_close(averaged.state_dict()[name], expected)
+    assert not same_weights(plain, averaged)
+
+
+def test_impatience_ends_a_training_that_gets_worse_with_its_best_weights(packed):
+    network, curves, _ = run(packed, epochs=40, crop=16, learning_rate=0.05, patience=2)
+    losses = [record["validation"]["total"] for record in curves]
+    assert len(curves) < 40
+    assert losses.index(min(losses)) == len(losses) - 3
+    validation = PackedPairs.open(packed, "validation")
+    images = torch.cat(validation.batch(slice(None)))[..., 24:40, 24:40]
+    with torch.no_grad():
+        loss = FusionLoss(LossWeights(), feature_stack("random"))(network.eval()(images, "image"), images)["total"]
+    assert float(loss) == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_the_gradients_norm_is_told_and_bounded(packed):
+    norms = {}
+    for clip in (1e-4, 1e6):
+        kept = Kept()
+        _, _, steps = run(packed, Keeping(kept, every=1), epochs=1, crop=16, clip=clip)
+        # Adam's first moment after one step is a tenth of the gradient it was given.
+        moments = [value for name, value in kept.all[0].tensors.items() if name.endswith("exp_avg")]
+        norms[clip] = steps[0].norm, 10 * float(torch.stack([moment.norm() for moment in moments]).norm())
+    assert norms[1e-4][0] == pytest.approx(norms[1e6][0], rel=1e-5)
+    assert norms[1e6][1] == pytest.approx(norms[1e6][0], rel=1e-3)
+    assert norms[1e-4][1] == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_the_weights_in_it(packed):
+    _, exact, _ = run(packed, epochs=4)
+    network, rounded, _ = run(packed, epochs=4, precision="bfloat16")
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert rounded[0]["train"]["total"] == pytest.approx(exact[0]["train"]["total"], rel=0.05)
+    assert rounded != exact
+
+
+def test_the_cosine_schedule_rises_and_falls():
+    rate = TrainingConfig(schedule="cosine", learning_rate=1e-2).rate(200)
+    rates = [rate(step) for step in range(200)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1e-2, rel=0.02)
+    assert rates.index(max(rates)) <= 10
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-5
+    assert rates[100] == pytest.approx(1e-2 * (0.5 + 0.5 * math.cos(math.pi / 2)), rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(33, 33), (32, 47), (20, 18)])
@@ -107,6 +228,12 @@ def test_whole_images_of_any_shape_are_trained_on(packed, shape: tuple[int, int]
         ({"learning_rate": 0.0}, "learning rate"),
         ({"crop": 128}, "give a smaller crop"),
         ({"batch": 100}, "lower the batch"),
+        ({"batch": 4, "accumulate": 4}, "batches of 4, 4 a step, in 1 processes; lower the batch"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"patience": -1}, "patience is -1"),
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"precision": "float16"}, "choose one of auto, float32, bfloat16"),
         ({"statistics": "stored"}, "choose one of batch, image"),
         ({"device": "gpu"}, "choose one of auto, cpu, cuda"),
     ],

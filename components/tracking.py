@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -16,7 +17,9 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run, RunData
 
+RUN_FILE = "mlflow_run.json"
 SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -63,6 +66,48 @@ def sqlite_path(uri: str) -> Path | None:
 def shown(uri: str) -> str:
     """The URI without the user and password it may carry."""
     return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def experiment_id(client: MlflowClient, name: str, artifact_folder: Path | None = None) -> str:
+    """The id of the experiment, made if there is none; InputError if it was deleted.
+
+    With an sqlite URI a new one keeps its files in `artifact_folder` (default: `artifacts` beside the database).
+    """
+    if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage != "active":
+            restore = f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            raise InputError(f"experiment {name!r} is deleted in MLflow; restore it by {restore} or name another")
+        return str(found.experiment_id)
+    database = sqlite_path(client.tracking_uri)
+    location = (artifact_folder or database.parent / "artifacts").absolute().as_uri() if database else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def noted_run(folder: Path) -> str | None:
+    """The run id in the `mlflow_run.json` of a training's or a model's folder; None without a readable one."""
+    try:
+        return str(json.loads((folder / RUN_FILE).read_text())["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, None if it is deleted or this MLflow does not know it."""
+    from mlflow import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def latest_steps(data: RunData) -> dict[str, int]:
+    """The last step of every metric of a run."""
+    return {metric.key: int(metric.step) for metric in data.to_proto().metrics}
 
 
 def check_reachable(uri: str) -> None:

@@ -1,0 +1,122 @@
+"""A training that is killed or stopped goes on as if nothing had been: same weights, bit for bit, and same curves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.progress import parse
+from components.train.settings import RESUMABLE, Settings
+from model.pairs import PackedPairs
+from model.training import train
+from model.training_config import TrainingConfig
+from model.vgg import feature_stack
+
+CONFIG = TrainingConfig(epochs=3, batch=2, learning_rate=1e-3, seed=4, statistics="image", ema=0.9, patience=9)
+STEPS = 18  # 12 images: 6 steps an epoch
+ROOT = Path(__file__).parents[2]
+
+
+def start(module: str, settings: Settings, file: Path) -> "subprocess.Popen[str]":
+    settings.write(file)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(file)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def signal_at(process: "subprocess.Popen[str]", step: int, number: signal.Signals) -> tuple[int, str]:
+    """Send the signal once the training has done `step` steps; its exit code and what it said."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        found = parse(line)
+        if found and found[0] == "train" and found[1] >= step:
+            process.send_signal(number)
+            break
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def same(a: Path, b: Path) -> bool:
+    one, other = (load_file(folder / "weights.safetensors") for folder in (a, b))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def end(process: "subprocess.Popen[str]") -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_a_training_killed_anywhere_ends_with_the_weights_of_one_never_killed(packed, tmp_path, every: int):
+    worker = "components.train.worker"
+    straight = Settings(CONFIG, "random", 1, packed, tmp_path / "straight")
+    end(start(worker, straight, tmp_path / "straight.json"))
+    killed = Settings(CONFIG, "random", 1, packed, tmp_path / "killed", str(tmp_path / "kept"), every)
+    for step in (2, 9):
+        code, _ = signal_at(start(worker, killed, tmp_path / "killed.json"), step, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert not killed.model.exists()
+    end(start(worker, killed, tmp_path / "killed.json"))
+    assert same(straight.model, killed.model)
+    assert json.loads((killed.model / "curves.json").read_text()) == json.loads(
+        (straight.model / "curves.json").read_text()
+    )
+    facts = json.loads((killed.model / "training.json").read_text())
+    assert facts["steps"] == STEPS
+    assert 0 < facts["resumed_at_step"] < STEPS
+
+
+def test_two_processes_asked_to_stop_save_and_go_on_and_equal_one_with_the_twofold_batch(packed, tmp_path):
+    launch = "components.train.launch"
+    straight = Settings(CONFIG, "random", 2, packed, tmp_path / "straight")
+    end(start(launch, straight, tmp_path / "straight.json"))
+    stopped = Settings(CONFIG, "random", 2, packed, tmp_path / "stopped", str(tmp_path / "kept"), 100)
+    code, errors = signal_at(start(launch, stopped, tmp_path / "stopped.json"), 1, signal.SIGTERM)
+    assert code == RESUMABLE
+    assert "Stopped: stopped a" in errors and "run it again to go on" in errors
+    assert not stopped.model.exists()
+    assert len(list((tmp_path / "kept").glob("step-*.safetensors"))) == 1
+    end(start(launch, stopped, tmp_path / "stopped.json"))
+    assert same(straight.model, stopped.model)
+
+    # Sums are rounded in another order, which Adam's division magnifies where a gradient is next to nothing.
+    config = TrainingConfig(epochs=3, batch=4, learning_rate=1e-3, seed=4, statistics="image", ema=0.9, patience=9)
+    splits = [PackedPairs.open(packed, split) for split in ("train", "validation")]
+    alone = train(config, *splits, feature_stack("random")).curves
+    together = json.loads((straight.model / "curves.json").read_text())
+    assert [record["step"] for record in together] == [record["step"] for record in alone] == [3, 6, 9]
+    for one, two in zip(alone, together, strict=True):
+        assert two["train"]["total"] == pytest.approx(one["train"]["total"], rel=0.01)
+        assert two["validation"]["total"] == pytest.approx(one["validation"]["total"], rel=0.01)
+
+
+def test_another_trainings_checkpoint_is_refused_by_what_differs(packed, tmp_path):
+    first = Settings(CONFIG, "random", 1, packed, tmp_path / "model", str(tmp_path / "kept"), 1)
+    assert signal_at(start("components.train.worker", first, tmp_path / "s.json"), 1, signal.SIGTERM)[0] == RESUMABLE
+    other = TrainingConfig(epochs=3, batch=2, learning_rate=1e-4, seed=4, statistics="image", ema=0.9, patience=9)
+    process = start(
+        "components.train.worker",
+        Settings(other, "random", 1, packed, tmp_path / "model", str(tmp_path / "kept"), 1),
+        tmp_path / "s.json",
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "InputError:" in errors and "training.learning_rate is 0.001 there and 0.0001 here" in errors
+
+
+def test_as_many_processes_as_the_settings_are_for_must_be_started(packed, tmp_path):
+    process = start("components.train.worker", Settings(CONFIG, "random", 2, packed, tmp_path / "m"), tmp_path / "s")
+    assert "1 processes were started, the settings are for 2" in process.communicate(timeout=120)[1]
+    assert process.returncode == 2
