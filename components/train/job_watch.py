@@ -54,7 +54,7 @@ class JobWatch:
         self._listen("pods", self.cluster.watch_pods(self.name))
         try:
             while not self._heed(log, end):
-                pass
+                self._check_time(end)
         finally:
             self.cluster.stopped.set()
 
@@ -73,14 +73,12 @@ class JobWatch:
         try:
             kind, news = self._news.get(timeout=self._seconds_left(end))
         except Empty:
-            self._check_time(end)
             return False
         if kind == "error":
             raise news
         if kind == "pods":
             self._see_pods(news, log)
             return False
-        self._check_time(end)
         return self._see_job(news, log)
 
     def _see_job(self, job: dict[str, Any] | None, log: NodeLog) -> bool:

@@ -18,10 +18,9 @@ from typing import Any
 
 from components.ingest.remote import fetch_version
 from components.progress import Progress
+from components.train.settings import RESUMABLE, Settings
 from components.train.workspace import Workspace
 from model.errors import InputError
-
-STOPPED = 75  # EX_TEMPFAIL
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ def run_node(work: Work) -> int:
 
 def _fetch_features(settings: Path) -> None:
     """Bring the feature stack's weights to this node before its processes race for them."""
-    from components.train.settings import Settings
     from model.vgg import feature_stack
 
     read = Settings.read(settings)
@@ -88,13 +86,13 @@ def _torchrun(settings: Path) -> int:
         code: int = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code
     except SignalException:
-        return STOPPED
+        return RESUMABLE
     return 0
 
 
 def _end_by_sigterm() -> None:
     """The first process of a container is deaf to SIGTERM unless it says otherwise."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def run_trainjob(
             if not left:
                 raise InputError(f"TrainJob {name} is complete but left no model in {spec.workspace}; see its log")
             workspace.fetch_model(left, model)
+            workspace.forget_checkpoints(name)
         except BaseException as error:
             if cancelled.is_set() or isinstance(error, JobHopeless):
                 _delete(cluster, job, _CANCEL_SECONDS)

@@ -5,13 +5,13 @@
 """
 
 import base64
-import hashlib
 import json
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from components.ingest.listing import check_version
 from components.ingest.remote import Remote, fetch_version, parse_remote
@@ -61,7 +61,7 @@ class Workspace:
         """Put the model folder there, then the note that says it is whole; the folder's version."""
         version = upload_folder(folder, self.models, "the model", self._shelf)
         note = json.dumps({"version": version}).encode()
-        self._shelf.put(f"{self._below(f'jobs/{job}').prefix}/model.json", note, "the model")
+        self._shelf.upload(f"{self._below(f'jobs/{job}').prefix}/model.json", note, "the model")
         return version
 
     def model_version(self, job: str) -> str | None:
@@ -76,6 +76,12 @@ class Workspace:
     def fetch_model(self, version: str, target: Path) -> None:
         """Bring a model into the folder `target`, which appears whole and verified or not at all."""
         fetch_version(self.models, version, target, progress=Progress("fetch"))
+
+    def forget_checkpoints(self, job: str) -> None:
+        """Remove a job's checkpoints, whose model is there; what cannot be removed is reported."""
+        from components.train.bucket import CheckpointBucket
+
+        CheckpointBucket(self.checkpoints(job), {}, Path(tempfile.gettempdir())).clear()
 
     @cached_property
     def _shelf(self) -> "_Shelf":
@@ -102,12 +108,12 @@ def upload_folder(folder: Path, remote: Remote, what: str, shelf: "_Shelf") -> s
         for done, was_sent in enumerate(sent, 1):
             progress(done, len(content), "sent" if was_sent else "there already")
     listing = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s, key=lambda name: name.split("/"))]
-    shelf.put(remote.key(version), json.dumps(listing).encode(), what)
+    shelf.upload(remote.key(version), json.dumps(listing).encode(), what)
     return version
 
 
 class _Shelf(Bucket):
-    """A bucket to put objects into."""
+    """A bucket to put files into that may be there already."""
 
     def complete(self, key: str, file: Path, md5: str, what: str) -> bool:
         """Put a file there unless it is there with that MD5 and size; whether it was sent."""
@@ -118,22 +124,15 @@ class _Shelf(Bucket):
         if head and head["ContentLength"] == size and md5 in (head["ETag"].strip('"'), head["Metadata"].get("md5")):
             return False
         with file.open("rb") as stream:
-            self._put(key, stream, md5, what)
+            # The server refuses what does not have that MD5.
+            checksum = base64.b64encode(bytes.fromhex(md5)).decode()
+            self._request("put_object", key, what, Body=stream, ContentMD5=checksum, Metadata={"md5": md5})
         return True
-
-    def put(self, key: str, content: bytes, what: str) -> None:
-        """Put an object there, whole or not at all."""
-        self._put(key, content, hashlib.md5(content, usedforsecurity=False).hexdigest(), what)
 
     def read(self, key: str, what: str) -> bytes | None:
         """A small object; None if it is not there."""
         answer = self._request("get_object", key, what, absent=True)
         return answer and bytes(answer["Body"].read())
-
-    def _put(self, key: str, content: bytes | BinaryIO, md5: str, what: str) -> None:
-        """The server refuses what does not have that MD5."""
-        checksum = base64.b64encode(bytes.fromhex(md5)).decode()
-        self._request("put_object", key, what, Body=content, ContentMD5=checksum, Metadata={"md5": md5})
 
     def _request(self, operation: str, key: str, what: str, absent: bool = False, **request: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -146,7 +145,4 @@ class _Shelf(Bucket):
                 return None
             raise self._refused(error, key, what) from None
         except BotoCoreError as error:
-            raise InputError(
-                f"cannot reach {self._place(key)} for {what}: {type(error).__name__}; check the AWS credentials, the "
-                "network and AWS_ENDPOINT_URL_S3, then run again"
-            ) from None
+            raise self._unreachable(error, f"reach {what} at") from None

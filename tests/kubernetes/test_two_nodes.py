@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
@@ -13,10 +15,11 @@ from api_server import JOBS
 from safetensors.torch import load_file
 
 from components.train.launch import train_model
+from components.train.node import Work
 from components.train.settings import Settings
 from components.train.trainjob import JobSpec, run_trainjob
 from model.losses import LossWeights
-from model.training import TrainingConfig
+from model.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = TrainingConfig(epochs=1, batch=2, crop=16, learning_rate=1e-3, seed=4, loss=LossWeights(perceptual=0.0))
@@ -65,8 +68,8 @@ def kubelet(api, job: dict) -> None:
 
 def test_two_nodes_train_what_two_processes_of_one_train(api, cluster, workspace, packed, tmp_path, capfd):
     api.on_create = lambda job: kubelet(api, job)
-    settings = tmp_path / "settings.json"
-    Settings(CONFIG, "random", 2, packed, tmp_path / "none").write(settings)
+    settings = Settings(CONFIG, "random", 2, packed, tmp_path / "none")
+    settings.write(tmp_path / "settings.json")
     spec = JobSpec(
         run="run-7",
         nodes=2,
@@ -75,7 +78,7 @@ def test_two_nodes_train_what_two_processes_of_one_train(api, cluster, workspace
         image="atlas-fusion:0.1.0",
         runtime="atlas-fusion",
         workspace=workspace.url,
-        settings=json.loads(settings.read_text()),
+        settings=json.loads((tmp_path / "settings.json").read_text()),
         cpus_per_node=1,
     )
     run_trainjob(spec, packed, tmp_path / "model", cluster=cluster)
@@ -83,7 +86,7 @@ def test_two_nodes_train_what_two_processes_of_one_train(api, cluster, workspace
     assert api.objects[JOBS] == {}
     facts = json.loads((tmp_path / "model" / "training.json").read_text())
     assert facts["processes"] == 2
-    train_model(CONFIG, "random", 2, packed, tmp_path / "alone")
+    train_model(replace(settings, model=tmp_path / "alone"))
     alone = load_file(tmp_path / "alone" / "weights.safetensors")
     for name, tensor in load_file(tmp_path / "model" / "weights.safetensors").items():
         assert torch.equal(tensor, alone[name]), name
@@ -96,3 +99,27 @@ def test_bad_input_on_the_nodes_ends_with_its_line(api, cluster, workspace, pack
     assert ended.returncode == 2
     assert "InputError: version 00000000000000000000000000000000.dir is missing in the remote" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_node_that_is_asked_to_stop_saves_and_ends_resumable(workspace, packed, tmp_path, s3):
+    settings = Settings(replace(CONFIG, epochs=10**6), "random", 1, packed, tmp_path / "none", checkpoint_every=10**9)
+    settings.write(tmp_path / "settings.json")
+    version = workspace.put_data(packed)
+    work = Work(workspace.url, "train-1", version, json.loads((tmp_path / "settings.json").read_text()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "components.train.node", work.to_json()],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PET_NPROC_PER_NODE": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "progress train" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=120)
+    assert process.returncode == 75
+    bucket = workspace.data.bucket
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="team/jobs/train-1/")["Contents"]]
+    assert len(keys) == 1 and "/checkpoints/step-" in keys[0]
+    workspace.forget_checkpoints("train-1")
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="team/jobs/train-1/")["KeyCount"] == 0
