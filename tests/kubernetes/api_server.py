@@ -20,6 +20,7 @@ import jsonschema
 
 SCHEMA = json.loads((Path(__file__).parent / "trainjob.schema.json").read_text())
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
+ANY = ".*"
 PODS = "/api/v1/namespaces/team/pods"
 
 

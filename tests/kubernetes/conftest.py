@@ -12,6 +12,7 @@ from api_server import ApiServer
 from moto.server import ThreadedMotoServer
 
 from components.train.cluster import Cluster
+from components.train.trainjob import JobSpec
 from components.train.workspace import Workspace
 
 
@@ -74,3 +75,53 @@ def workspace(s3):
     bucket = f"train-{uuid.uuid4().hex}"
     s3.create_bucket(Bucket=bucket)
     return Workspace(f"s3://{bucket}/team")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    (folder / "index.json").write_text("{}")
+    (folder / "train.npy").write_bytes(b"pixels" * 1000)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tmp_path / "out" / "model"
+
+
+@pytest.fixture
+def spec(workspace):
+    return JobSpec("run-7", 2, 1, 0, "atlas-fusion:0.1.0", "atlas-fusion", workspace.url, {"perceptual": "random"})
+
+
+@pytest.fixture
+def leave_model(workspace, tmp_path):
+    """What node 0 does at its end."""
+    folder = tmp_path / "node-0"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    (folder / "training.json").write_text("{}")
+    return lambda job: workspace.put_model(job["metadata"]["name"], folder)
+
+
+@pytest.fixture
+def well(api, leave_model):
+    """A controller under which all goes well."""
+
+    def train(job) -> None:
+        name = job["metadata"]["name"]
+        pods = [api.add_pod(name, node) for node in (0, 1)]
+        for pod in pods:
+            api.run_pod(pod)
+        for step in (1, 2, 3):
+            api.write_log(pods[0], f"progress train {step}/3")
+            api.write_log(pods[1], "of node 1")
+        leave_model(job)
+        for pod in pods:
+            api.end_pod(pod)
+        api.set_condition(name, "Complete", "JobsCompleted", "done")
+
+    api.on_create = train
+    return train
