@@ -64,12 +64,32 @@ def normalise(norm: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor
     "batch": those of the batch; "image": those of each image alone, as in the published figures; "stored": the running
     ones, which follow the batch's or the images' mean while the module is in training mode.
     """
-    mean, variance = (norm.running_mean, norm.running_var) if norm.training or statistics == "stored" else (None, None)
-    scale, shift, fresh = norm.weight, norm.bias, statistics != "stored"
-    # One image is a batch of its own; there torch's instance_norm gives wrong gradients in channels-last layout.
     if statistics == "image" and len(x) > 1:
-        return F.instance_norm(x, mean, variance, scale, shift, True, MOMENTUM, norm.eps)
-    return F.batch_norm(x, mean, variance, scale, shift, fresh, MOMENTUM, norm.eps)
+        return _normalise_each(norm, x)
+    # One image is a batch of its own; there torch's instance_norm gives wrong gradients in channels-last layout.
+    mean, variance = (norm.running_mean, norm.running_var) if norm.training or statistics == "stored" else (None, None)
+    return F.batch_norm(x, mean, variance, norm.weight, norm.bias, statistics != "stored", MOMENTUM, norm.eps)
+
+
+def _normalise_each(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """`normalise` by each image's own mean and variance."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    if x.device.type != "cpu":
+        kept_mean, kept_variance = (mean, variance) if norm.training else (None, None)
+        return F.instance_norm(x, kept_mean, kept_variance, norm.weight, norm.bias, True, MOMENTUM, norm.eps)
+    # On a CPU one by one: instance_norm would copy channels-last features to another layout and leave them there.
+    means, variances = mean.new_zeros(len(x), len(mean)), variance.new_zeros(len(x), len(variance))
+    images = torch.split(x, 1)
+    found = [
+        F.batch_norm(image, m, v, norm.weight, norm.bias, True, 1.0, norm.eps)
+        for image, m, v in zip(images, means, variances, strict=True)
+    ]
+    if norm.training:
+        with torch.no_grad():
+            mean.lerp_(means.mean(0), MOMENTUM)
+            variance.lerp_(variances.mean(0), MOMENTUM)
+    return torch.cat(found)
 
 
 class Autoencoder(nn.Module):

@@ -62,6 +62,13 @@ class Parameters:
     workspace: str = _parameter(
         "", "A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model."
     )
+    num_nodes: int = _parameter(
+        1, "Machines that train: 1 is this step itself, more are the nodes of a TrainJob (workspace must be S3)."
+    )
+    gpus_per_node: int = _parameter(0, "GPUs of each node of a TrainJob, one a process; 0 trains on its CPUs.")
+    cpus_per_node: int = _parameter(4, "CPUs of each node of a TrainJob.")
+    memory_per_node: str = _parameter("16Gi", "Memory of each node of a TrainJob.")
+    deadline_seconds: int = _parameter(0, "Seconds after which a TrainJob is ended; 0 for no limit.")
     checkpoint_every: int = _parameter(0, "Steps from one checkpoint to the next; 0 keeps one every epoch.")
     seed: int = _parameter(3407, "Seed of the phantom, of the initial weights, of shuffling and crops.")
     strategies: str = _parameter(

@@ -83,6 +83,11 @@ def training_pipeline(
     processes: int = 2,
     workspace: str = "",
     checkpoint_every: int = 0,
+    num_nodes: int = 1,
+    gpus_per_node: int = 0,
+    cpus_per_node: int = 4,
+    memory_per_node: str = "16Gi",
+    deadline_seconds: int = 0,
     seed: int = 3407,
     strategies: str = "default,sfnn,fl1n,fer,average,maximum",
     experiment: str = "atlas-fusion",
@@ -124,6 +129,11 @@ def training_pipeline(
         processes: How many training processes torchrun starts on each node.
         workspace: A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
+        num_nodes: Machines that train: 1 is this step itself, more are the nodes of a TrainJob (workspace must be S3).
+        gpus_per_node: GPUs of each node of a TrainJob, one a process; 0 trains on its CPUs.
+        cpus_per_node: CPUs of each node of a TrainJob.
+        memory_per_node: Memory of each node of a TrainJob.
+        deadline_seconds: Seconds after which a TrainJob is ended; 0 for no limit.
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
         strategies: Fusion strategies to judge; the first is the candidate's.
         experiment: MLflow experiment.
@@ -179,6 +189,11 @@ def training_pipeline(
         processes=processes,
         workspace=workspace,
         checkpoint_every=checkpoint_every,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
+        cpus_per_node=cpus_per_node,
+        memory_per_node=memory_per_node,
+        deadline_seconds=deadline_seconds,
         experiment=experiment,
         seed=seed,
         code_version=code_version,

@@ -27,6 +27,11 @@ def train(
     processes: int,
     workspace: str,
     checkpoint_every: int,
+    num_nodes: int,
+    gpus_per_node: int,
+    cpus_per_node: int,
+    memory_per_node: str,
+    deadline_seconds: int,
     experiment: str,
     seed: int,
     code_version: str,
@@ -55,6 +60,11 @@ def train(
         processes: How many processes torchrun starts.
         workspace: A folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
+        num_nodes: Machines that train: 1 is this step itself, more are the nodes of a TrainJob (workspace must be S3).
+        gpus_per_node: GPUs of each node of a TrainJob, one a process; 0 trains on its CPUs.
+        cpus_per_node: CPUs of each node of a TrainJob.
+        memory_per_node: Memory of each node of a TrainJob.
+        deadline_seconds: Seconds after which a TrainJob is ended; 0 for no limit.
         experiment: MLflow experiment that shows the training while it runs, where MLFLOW_TRACKING_URI names a server.
         seed: Seed of initial weights, shuffling and crops.
         code_version: The version of the code, part of the cache key.
@@ -62,12 +72,13 @@ def train(
     """
     from pathlib import Path
 
-    from components.train.launch import train_step, training_config
+    from components.train.launch import Nodes, train_step, training_config
 
     size = {"epochs": epochs, "batch": batch, "accumulate": accumulate, "crop": crop, "seed": seed}
     rate = {"learning_rate": learning_rate, "schedule": schedule, "clip": clip, "ema": ema, "patience": patience}
     how = {"network": network, "statistics": statistics, "precision": precision, "device": device}
     config = training_config(gradient_weight, perceptual_weight, size | rate | how)
     places = Path(packed.path), Path(model.path), workspace
-    train_step(config, perceptual, processes, *places, checkpoint_every, experiment, code_version)
+    nodes = Nodes(num_nodes, gpus_per_node, cpus_per_node, memory_per_node, deadline_seconds)
+    train_step(config, perceptual, processes, *places, checkpoint_every, experiment, code_version, nodes)
     model.metadata.update({"epochs": epochs, "seed": seed, "framework": "pytorch"})

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +30,20 @@ from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """How many machines train, and what each gives: 1 is this one, more are those of a TrainJob on Kubernetes.
+
+    `memory` is an amount such as 16Gi; `deadline` in seconds ends the TrainJob, 0 for none.
+    """
+
+    count: int = 1
+    gpus: int = 0
+    cpus: int = 4
+    memory: str = "16Gi"
+    deadline: int = 0
+
+
 def train_step(
     training: TrainingConfig,
     perceptual: str,
@@ -40,19 +54,48 @@ def train_step(
     checkpoint_every: int,
     experiment: str,
     code_version: str,
+    nodes: Nodes,
 ) -> None:
     """Train as a pipeline's step: shown live in MLflow, and going on where an earlier attempt at the same was ended.
 
-    Its checkpoints are below the `workspace` (else FUSION_WORKSPACE, else beside the model) until the model is there.
-    Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
+    `processes` are those of each node. Checkpoints are below the `workspace` (else FUSION_WORKSPACE, else beside the
+    model) until the model is there. Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
     """
-    shared = workspace or os.environ.get("FUSION_WORKSPACE") or str(model.with_name(model.name + ".checkpoints"))
     live = Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
-    settings = Settings(training, perceptual, processes, packed, model, "", checkpoint_every, live, code_version)
+    world = processes * nodes.count
+    settings = Settings(training, perceptual, world, packed, model, "", checkpoint_every, live, code_version)
+    if nodes.count != 1:
+        _train_on(nodes, settings, workspace)
+        return
+    shared = workspace or os.environ.get("FUSION_WORKSPACE") or str(model.with_name(model.name + ".checkpoints"))
     settings = replace(settings, checkpoints=own_place(shared, settings))
     with exiting_when_stopped():
         train_model(settings)
     forget(settings)
+
+
+def _train_on(nodes: Nodes, settings: Settings, workspace: str) -> None:
+    """Train by a TrainJob whose nodes meet this step at the workspace, an s3://bucket/prefix."""
+    from components.image import IMAGE
+    from components.train.job_watch import Patience
+    from components.train.trainjob import RUNTIME, JobSpec, run_trainjob
+
+    if nodes.count < 1 or nodes.deadline < 0:
+        raise InputError(f"num_nodes is {nodes.count}, deadline {nodes.deadline}; give at least 1 node and 0 seconds")
+    check_data(settings)
+    spec = JobSpec(
+        "",
+        nodes.count,
+        settings.processes // nodes.count,
+        nodes.gpus,
+        IMAGE,
+        RUNTIME,
+        workspace,
+        json.loads(settings.json()),
+        cpus_per_node=nodes.cpus,
+        memory_per_node=nodes.memory,
+    )
+    run_trainjob(spec, settings.packed, settings.model, Patience(deadline=nodes.deadline or None))
 
 
 @contextmanager
@@ -106,10 +149,15 @@ def forget(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Refuse here, once, what every process would stumble over; fetch the feature stack's weights before they race."""
     settings.training.torch_device(settings.processes - 1)
-    splits = [PackedPairs.open(settings.packed, split).verified() for split in ("train", "validation")]
-    sampler(settings.training, splits[0], settings.processes)
+    check_data(settings)
     if settings.training.loss.perceptual:
         feature_stack(settings.perceptual)
+
+
+def check_data(settings: Settings) -> None:
+    """Raise InputError unless the packed data is whole and fills the steps of the training."""
+    splits = [PackedPairs.open(settings.packed, split).verified() for split in ("train", "validation")]
+    sampler(settings.training, splits[0], settings.processes)
 
 
 def own_place(shared: str, settings: Settings) -> str:

@@ -46,9 +46,13 @@ class Settings:
         if self.checkpoint_every < 0:
             raise InputError(f"checkpoint_every is {self.checkpoint_every}; give steps, or 0 for every epoch")
 
+    def json(self) -> str:
+        """The settings as text."""
+        return json.dumps(asdict(self), default=str)
+
     def write(self, path: Path) -> None:
         """Write the settings as JSON."""
-        path.write_text(json.dumps(asdict(self), default=str))
+        path.write_text(self.json())
 
     @classmethod
     def read(cls, path: Path) -> "Settings":

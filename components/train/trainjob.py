@@ -22,6 +22,8 @@ from components.train.node import Work
 from components.train.workspace import Workspace
 from model.errors import InputError
 
+RUNTIME = "atlas-fusion"
+"""The TrainingRuntime of infra/training."""
 SPECIFICATION = "atlas-fusion/specification"
 
 _FROM_SECRET = (
@@ -87,7 +89,7 @@ def run_trainjob(
     SIGTERM and SIGINT delete the job and end this process. Raises InputError in one line: which node failed and why,
     that the job vanished or takes too long, or what the cluster or S3 refuses.
     """
-    if model.exists():
+    if model.exists() and any(model.iterdir()):
         raise InputError(f"{model} exists; move it away, or choose another folder")
     cluster, workspace = cluster or Cluster.connect(), Workspace(spec.workspace)
     launcher = cluster.launcher()
