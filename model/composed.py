@@ -1,4 +1,4 @@
-"""Three 3x3 convolutions without an activation between as one 7x7 convolution, exactly, for training and inference.
+"""Three 3x3 convolutions without an activation between as one 7x7 convolution, exactly, for training.
 
 A chain of convolutions is one convolution away from the border only, because each pads its own input with zeros; the
 outermost three rows and columns are therefore computed layer by layer, on strips.
@@ -22,8 +22,9 @@ class LinearChain(nn.Sequential):
     """Three 3x3 convolutions, the last to one channel: (N, C, H, W) to (N, 1, H, W), with fewer multiplications."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layers give one after the other, up to rounding."""
-        if min(x.shape[2:]) < SMALLEST:
+        """What the layers give one after the other, in training up to rounding."""
+        # Without a slope it stays the plain chain, which rounds equal pixels equally: the poster's entropy counts them.
+        if min(x.shape[2:]) < SMALLEST or not torch.is_grad_enabled():
             plain: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return plain
         layers = [layer for layer in self if isinstance(layer, nn.Conv2d)]

@@ -129,9 +129,10 @@ def train(
     ] = "",
     **given: Any,
 ) -> None:
-    """Train a network on this machine, without judging or registering it.
+    """Train a network without the pipeline around it.
 
-    Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on where it was, to the same weights.
+    It is neither judged nor registered. Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on
+    where it was, to the same weights.
     """
     from components.train.settings import RESUMABLE
     from model.training import Stopped

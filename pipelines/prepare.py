@@ -54,13 +54,13 @@ def _check(p: Parameters) -> None:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
     if p.data.startswith(SCHEME):
         check_remote(p.data, p.data_version)
-    for name, value in (
-        ("processes", p.processes),
-        ("min_pairs", p.min_pairs),
-        ("checkpoint_every", p.checkpoint_every + 1),
+    for name, value, least in (
+        ("processes", p.processes, 1),
+        ("min_pairs", p.min_pairs, 1),
+        ("checkpoint_every", p.checkpoint_every, 0),
     ):
-        if value < 1:
-            raise InputError(f"{name} is {value}; give at least 1")
+        if value < least:
+            raise InputError(f"{name} is {value}; give at least {least}")
     if p.perceptual not in STACKS and not Path(p.perceptual).is_file():
         raise InputError(f"no feature stack {p.perceptual!r}: give {', '.join(STACKS)}, or a VGG safetensors file")
     if server := os.environ.get("MLFLOW_TRACKING_URI"):

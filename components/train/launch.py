@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from components.ingest.remote import SCHEME
-from components.train.bucket import CheckpointBucket
+from components.train.bucket import CheckpointBucket, checkpoints
 from components.train.delivery import Deliverer
 from components.train.settings import RESUMABLE, Live, Settings
 from model.errors import InputError
@@ -149,6 +149,8 @@ def forget(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Refuse here, once, what every process would stumble over; fetch the feature stack's weights before they race."""
     settings.training.torch_device(settings.processes - 1)
+    if settings.checkpoints:
+        checkpoints(settings.checkpoints, {}, settings.live_folder)
     check_data(settings)
     if settings.training.loss.perceptual:
         feature_stack(settings.perceptual)

@@ -18,25 +18,26 @@ from model.pairs import PackedPairs
 from model.training import Callbacks, Record, StepReport
 
 PREVIEWS = 3
-PREVIEW_ROUNDS = 20
-"""Images are fused at most so many times in a training, the first and the last epoch among them."""
+PREVIEW_SHARE = 0.02
+"""Images are fused again only after so long that it takes no more of the time than this."""
 SECONDS_BETWEEN_POINTS = 1.0
 
 
 @dataclass
 class Telemetry:
-    """Follows one training of `epochs` epochs on `device` and tells of it; for rank 0 alone.
+    """Follows one training of `epochs` epochs on `device` and tells of it, to MLflow too with `live`; for rank 0 alone.
 
     `config` says how the fused images are made: as whoever loads the model will make them.
     """
 
-    live: LiveRun
+    live: LiveRun | None
     config: FuserConfig
     validation: PackedPairs
     epochs: int
     device: torch.device
     _progress: Progress = field(default_factory=lambda: Progress("train"), init=False)
     _pointed: float = field(default=0.0, init=False)
+    _preview_due: float = field(default=0.0, init=False)
     _busy: Callable[[], float | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Telemetry:
         loss = f"loss {report.losses['total']:.4f}"
         self._progress(report.step, report.steps, f"{loss}, {report.images_per_second:.1f} images/s")
         now = time.monotonic()
-        if report.step < report.steps and now - self._pointed < SECONDS_BETWEEN_POINTS:
+        if not self.live or (report.step < report.steps and now - self._pointed < SECONDS_BETWEEN_POINTS):
             return
         self._pointed = now
         values = {f"step/{term}": value for term, value in report.losses.items()}
@@ -64,26 +65,25 @@ class Telemetry:
         self.live.metrics(values, report.step)
 
     def _epoch(self, record: Record, network: Autoencoder) -> None:
+        if not self.live:
+            return
         losses = {
             f"loss/{split}/{term}": value for split in ("train", "validation") for term, value in record[split].items()
         }
         self.live.metrics(losses | {"epoch": float(record["epoch"])}, record["step"])
-        if record["epoch"] in preview_epochs(self.epochs):
-            self._preview(record["step"], network)
+        begin = time.monotonic()
+        if begin >= self._preview_due or record["epoch"] == self.epochs:
+            self._preview(self.live, record["step"], network)
+            self._preview_due = begin + (time.monotonic() - begin) / PREVIEW_SHARE
 
     @torch.no_grad()
-    def _preview(self, step: int, network: Autoencoder) -> None:
+    def _preview(self, live: LiveRun, step: int, network: Autoencoder) -> None:
         fuser = Fuser(copy.deepcopy(network), self.config, device=str(self.device))
         for index in np.unique(np.linspace(0, len(self.validation) - 1, PREVIEWS).round().astype(int)):
             a, b = self.validation.batch([int(index)])
             fused = fuser.fuse(a, b).cpu().clamp(0, 1)
             side_by_side = torch.cat((a, b, fused), dim=-1)[0, 0]
-            self.live.image(self.validation.entries[index]["name"], (side_by_side * 255).round().byte().numpy(), step)
-
-
-def preview_epochs(epochs: int) -> set[int]:
-    """The epochs after which images are fused: the first, the last, and others evenly between."""
-    return {round(each) for each in np.linspace(1, epochs, min(epochs, PREVIEW_ROUNDS))}
+            live.image(self.validation.entries[index]["name"], (side_by_side * 255).round().byte().numpy(), step)
 
 
 def _memory(device: torch.device) -> float:

@@ -92,9 +92,12 @@ def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device
 
 
 @contextmanager
-def _live(settings: Settings) -> Iterator[LiveRun]:
-    """The run in MLflow that shows this training, ended in the way that the training ends."""
+def _live(settings: Settings) -> Iterator[LiveRun | None]:
+    """The run in MLflow that shows this training, ended in the way that the training ends; None without an MLflow."""
     shown = settings.live
+    if not shown.tracking_uri:
+        yield None
+        return
     live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder)
     try:
         yield live

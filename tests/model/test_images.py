@@ -51,7 +51,7 @@ def test_wrong_files_are_named_with_a_remedy(tmp_path, grey):
         "empty.png": (lambda path: path.touch(), "not an image"),
         "folder.png": (lambda path: path.mkdir(), "is a folder"),
         "missing.png": (lambda path: None, "no such image"),
-        "x" * 300 + ".png": (lambda path: None, "no path"),
+        "x" * 300 + ".png": (lambda path: None, "File name too long"),
     }
     for name, (make, complaint) in cases.items():
         make(tmp_path / name)
@@ -66,7 +66,7 @@ def test_a_truncated_png_is_called_damaged(tmp_path, kept: float):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     path = save(tmp_path / "cut.png", noise)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(InputError, match=r"cut\.png is damaged"):
+    with pytest.raises(InputError, match=r"cut\.png is a damaged image file"):
         read_grey(path)
 
 

@@ -125,7 +125,7 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         ("ct.png", "other.png", "-o", "o.png", *model): "ct.png is 20x18, other.png is 20x20",
         ("pet.png", "pet.png", "-o", "o.png", *model): "are both in colour",
         ("text.png", "mr.png", "-o", "o.png", *model): "text.png is not an image",
-        ("cut.png", "mr.png", "-o", "o.png", *model): "cut.png is damaged",
+        ("cut.png", "mr.png", "-o", "o.png", *model): "cut.png is a damaged image file",
         ("nan.tif", "mr.png", "-o", "o.png", *model): "nan.tif has pixels that are not finite",
         ("inf.tif", "mr.png", "-o", "o.png", *model): "inf.tif has pixels that are not finite",
         ("model/config.json", "mr.png", "-o", "o.png", *model): "config.json is not an image",

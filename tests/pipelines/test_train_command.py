@@ -1,0 +1,80 @@
+"""`fusion train`: a model by one command, which goes on where it was ended, and says what it cannot do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.train.settings import RESUMABLE
+
+FUSION = str(Path(sys.executable).parent / "fusion")
+SMALL = ["--phantom-subjects", "3", "--phantom-slices", "2", "--crop", "32", "--batch", "2", "--processes", "1"]
+ENVIRONMENT = os.environ | {"MLFLOW_TRACKING_URI": ""}
+
+
+def fusion(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FUSION, *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+
+
+def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tmp_path):
+    command = [FUSION, "train", *SMALL, "--epochs", "12", "-o"]
+    process = subprocess.Popen([*command, "model"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not list((tmp_path / "model.work").glob("checkpoints/step-*.safetensors")):
+        assert process.poll() is None
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == RESUMABLE, said
+    assert "stopped a" in said and "run it again to go on" in said
+    assert "Traceback" not in said
+    assert not [member for member in family if member.is_running()]
+    assert not (tmp_path / "model").exists()
+
+    for name in ("model", "straight"):
+        done = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert f"wrote {name}; use it with `fusion fuse A B -o OUT --model {name}`" in done.stdout
+    resumed, straight = (load_file(tmp_path / name / "weights.safetensors") for name in ("model", "straight"))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    facts = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert 0 < facts["resumed_at_step"] < facts["steps"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "straight"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--crop", "512"], "crop is 512"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--device", "cuda"], "1 GPUs are needed, one a process, and 0 found; lower processes, or set device to cpu"),
+        (["--batch", "5000"], "lower the batch"),
+        (["--precision", "half"], "unknown precision 'half'; choose one of auto, float32, bfloat16"),
+        (["--checkpoints", "gs://bucket/prefix"], "give a folder or s3://bucket/prefix"),
+        (["--checkpoint-every", "-1"], "checkpoint_every is -1"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_no_model(tmp_path, arguments: list[str], said: str):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = fusion("train", *SMALL, "--epochs", "1", "-o", "model", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and said in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "model").mkdir()
+    done = fusion("train", "-o", "model", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: model is there already; move it away, or choose another folder with --output\n",
+    )
