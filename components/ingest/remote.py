@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,7 +194,11 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as mine:
             if mine:
-                yield
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # what was fetched is kept, an empty folder is not
+                        folder.rmdir()
                 return
 
 

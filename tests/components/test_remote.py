@@ -144,6 +144,7 @@ def test_a_missing_object_is_named(client, remote, version, tree, tmp_path):
 def test_a_version_that_is_not_there_or_not_itself_is_refused(client, remote, version, tmp_path):
     with pytest.raises(InputError, match=r"version 0{32}\.dir is missing in the remote"):
         fetch_version(remote, "0" * 32 + ".dir", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["original"]
     client.put_object(Bucket=remote.bucket, Key=remote.key(version), Body=b"[]")
     with pytest.raises(InputError, match=rf"version {version} is corrupted"):
         list_version(remote, version)
