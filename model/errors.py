@@ -31,3 +31,11 @@ class InputError(Exception):
 
 class MissingWeights(InputError):
     """A method cannot run here for want of its weights: the line is the reason and what to do about it."""
+
+
+RESUMABLE = 75
+"""The exit code of work that was asked to stop, saved where it stood and can go on (EX_TEMPFAIL of sysexits.h)."""
+
+
+class Stopped(Exception):
+    """Work was asked to stop and can go on later; the message says where it stands."""

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.checkpoint import Checkpoints
 from model.checkpoint_format import Checkpoint
-from model.errors import InputError
+from model.errors import InputError, Stopped
 from model.losses import TERMS, FusionLoss
 from model.network import Autoencoder
 from model.networks import NETWORKS
@@ -35,10 +35,6 @@ from model.vgg import FeatureStack
 
 STEPS_BETWEEN_READS = {"cpu": 1, "cuda": 10}
 """A GPU computes ahead of the program; asking it for the losses at every step would make both wait for each other."""
-
-
-class Stopped(Exception):
-    """The training was asked to stop and can go on later; the message says where it stands."""
 
 
 @dataclass(frozen=True)

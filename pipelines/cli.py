@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.errors import InputError, one_line
+from model.errors import RESUMABLE, InputError, Stopped, one_line
 from pipelines.data import app as data
 from pipelines.parameters import PROFILES, TRAINING, described
 
@@ -134,19 +134,13 @@ def train(
     It is neither judged nor registered. Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on
     where it was, to the same weights.
     """
-    from components.train.settings import RESUMABLE
-    from model.training import Stopped
     from pipelines.display import progress_bar
     from pipelines.prepare import prepare
     from pipelines.train import train as train_alone
 
     parameters = prepare(profile, {name: value for name, value in given.items() if value is not None})
-    try:
-        with progress_bar("train") as advance:
-            facts = train_alone(parameters, output, checkpoints, advance)
-    except Stopped as error:
-        typer.echo(str(error), err=True)
-        sys.exit(RESUMABLE)
+    with progress_bar("train") as advance:
+        facts = train_alone(parameters, output, checkpoints, advance)
     typer.echo(f"trained {facts['steps']} steps in {facts['seconds']:.0f} s, {facts['images_per_second']:.1f} images/s")
     typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
 
@@ -371,6 +365,9 @@ def main() -> None:
                 sys.stdout.flush()
     except InputError as error:
         _refuse(str(error))
+    except Stopped as error:
+        typer.echo(str(error), err=True)
+        sys.exit(RESUMABLE)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             _leave_output(_READER_LEFT)

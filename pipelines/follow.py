@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from components.progress import parse
 from components.train.launch import passed_on
-from components.train.settings import RESUMABLE
-from model.errors import InputError
-from model.training import Stopped
+from model.errors import RESUMABLE, InputError, Stopped
 
 _KINDS = ("InputError: ", "Stopped: ")
 # From its first such line on, torchrun only repeats in many words that a process of it ended.

@@ -21,11 +21,11 @@ from typing import Any
 from components.ingest.remote import SCHEME
 from components.train.bucket import CheckpointBucket, checkpoints
 from components.train.delivery import Deliverer
-from components.train.settings import RESUMABLE, Live, Settings
-from model.errors import InputError
+from components.train.settings import Live, Settings
+from model.errors import RESUMABLE, InputError, Stopped
 from model.losses import LossWeights
 from model.pairs import PackedPairs
-from model.training import Stopped, sampler
+from model.training import sampler
 from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 

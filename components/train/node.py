@@ -18,9 +18,9 @@ from typing import Any
 
 from components.ingest.remote import fetch_version
 from components.progress import Progress
-from components.train.settings import RESUMABLE, Settings
+from components.train.settings import Settings
 from components.train.workspace import Workspace
-from model.errors import InputError
+from model.errors import RESUMABLE, InputError
 
 
 @dataclass(frozen=True)

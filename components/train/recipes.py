@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
 from components.preprocess.packing import pack
-from components.train.launch import train_model
+from components.train.launch import exiting_when_stopped, forget, train_model
 from components.train.settings import Settings
 from model.errors import InputError
 from model.losses import LossWeights
@@ -65,7 +65,12 @@ def train_recipe(name: str, data: str, perceptual: str, target: Path) -> None:
         dataset, packed = Path(scratch) / "dataset", Path(scratch) / "packed"
         ingest(data, "", PhantomConfig(), dataset)
         pack(dataset, recipe.split, 0, packed)
-        train_model(Settings(recipe.training, perceptual, 1, packed, target))
+        # Hours of work: what ends it half-way, the same command goes on from.
+        kept = str(target.with_name(target.name + ".checkpoints") / "kept")
+        settings = Settings(recipe.training, perceptual, 1, packed, target, kept)
+        with exiting_when_stopped():
+            train_model(settings)
+        forget(settings)
     write_card(target, name)
 
 

@@ -9,9 +9,6 @@ from model.errors import InputError
 from model.losses import LossWeights
 from model.training_config import TrainingConfig
 
-RESUMABLE = 75
-"""The exit code of a training that was asked to stop, saved a checkpoint and can go on (EX_TEMPFAIL of sysexits.h)."""
-
 
 @dataclass(frozen=True)
 class Live:

@@ -25,15 +25,15 @@ from torch import distributed
 from components.tracking import RUN_FILE
 from components.train.bucket import checkpoints
 from components.train.live import SECONDS_WHEN_STOPPED, LiveRun
-from components.train.settings import RESUMABLE, Settings
+from components.train.settings import Settings
 from components.train.telemetry import Telemetry
 from model.checkpoint import Checkpoints, Report, told_on_stderr
-from model.errors import InputError
+from model.errors import RESUMABLE, InputError, Stopped
 from model.fuser import Fuser, FuserConfig
 from model.memory import keep_freed_memory
 from model.networks import NETWORKS
 from model.pairs import PackedPairs
-from model.training import Callbacks, Keeping, Stopped, Trained, local_rank, rank_and_world, train
+from model.training import Callbacks, Keeping, Trained, local_rank, rank_and_world, train
 from model.vgg import feature_stack
 
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from components.progress import parse
-from components.train.settings import RESUMABLE, Settings
+from components.train.settings import Settings
+from model.errors import RESUMABLE
 from model.pairs import PackedPairs
 from model.training import train
 from model.training_config import TrainingConfig

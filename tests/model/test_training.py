@@ -11,11 +11,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import CheckpointFolder
-from model.errors import InputError
+from model.errors import InputError, Stopped
 from model.losses import TERMS, FusionLoss, LossWeights
 from model.networks import NETWORKS
 from model.pairs import PackedPairs
-from model.training import Callbacks, Keeping, Stopped, train
+from model.training import Callbacks, Keeping, train
 from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 

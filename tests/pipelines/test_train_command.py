@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.train.settings import RESUMABLE
+from model.errors import RESUMABLE
 
 FUSION = str(Path(sys.executable).parent / "fusion")
 SMALL = ["--phantom-subjects", "3", "--phantom-slices", "2", "--crop", "32", "--batch", "2", "--processes", "1"]
