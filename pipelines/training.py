@@ -65,6 +65,7 @@ def training_pipeline(
     normalise: str = "none",
     register_pairs: bool = False,
     network: str = "dilran",
+    width: int = 64,
     epochs: int = 12,
     batch: int = 4,
     accumulate: int = 1,
@@ -106,6 +107,7 @@ def training_pipeline(
         normalise: Levels: none, or percentile (stretched by modality, from the training subjects).
         register_pairs: Move the second image of each pair onto the first where that gains mutual information.
         network: What is trained: dilran (the poster's network), msrpan or msdra.
+        width: Channels of dilran's encodings: a multiple of 8 from 8 to 256; the others have 64.
         epochs: How often every training image is seen.
         batch: Single images that a process takes through the network at once.
         accumulate: Such batches of every process that make one step of the optimiser.
@@ -161,6 +163,7 @@ def training_pipeline(
     trained = train_step(
         packed=packed,
         network=network,
+        width=width,
         epochs=epochs,
         batch=batch,
         accumulate=accumulate,
