@@ -77,6 +77,12 @@ class Parameters:
     code_version: str = _parameter("", "The version of the code, part of every step's cache key.")
 
 
+# What `fusion sweep` searches over: the loop's numbers and choices.
+SEARCHED = (
+    *("network", "width", "epochs", "batch", "accumulate", "crop", "learning_rate", "schedule", "gradient_weight"),
+    *("perceptual_weight", "statistics", "precision", "clip", "ema", "patience"),
+)
+
 # What each profile sets otherwise than the defaults above.
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {},

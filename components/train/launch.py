@@ -39,6 +39,7 @@ def train_step(
     checkpoint_every: int,
     experiment: str,
     code_version: str,
+    shown: Live | None = None,
 ) -> None:
     """Train as a pipeline's step: shown live in MLflow, and going on where an earlier attempt at the same was ended.
 
@@ -46,7 +47,7 @@ def train_step(
     Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
     """
     shared = workspace or os.environ.get("FUSION_WORKSPACE") or str(model.with_name(model.name + ".checkpoints"))
-    live = Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
+    live = shown or Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
     settings = Settings(training, perceptual, processes, packed, model, "", checkpoint_every, live, code_version)
     settings = replace(settings, checkpoints=own_place(shared, settings))
     with exiting_when_stopped():

@@ -95,7 +95,8 @@ def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device
 def _live(settings: Settings) -> Iterator[LiveRun]:
     """The run in MLflow that shows this training, ended in the way that the training ends."""
     shown = settings.live
-    live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder)
+    about = shown.tags, shown.parameters
+    live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder, *about)
     try:
         yield live
     except Stopped:
