@@ -19,5 +19,5 @@ def check_width(network: str, width: int) -> None:
     """Raise InputError for a width that the network does not come in."""
     if network != "dilran" and width != CHANNELS:
         raise InputError(f"width is {width}, but {network} comes in {CHANNELS} only; leave width out, or train dilran")
-    if isinstance(width, bool) or width not in WIDTHS:
+    if type(width) is not int or width not in WIDTHS:
         raise InputError(f"width is {width}; give a multiple of 8 from {WIDTHS[0]} to {WIDTHS[-1]}")

@@ -27,7 +27,7 @@ from pipelines.local import StepFailed, local_tracking_uri
 from pipelines.parameters import SEARCHED, Parameters
 from pipelines.prepare import prepare
 
-NOT_OF_THE_TRIALS = ("git_commit", "strategies", "model_name", "profile", "workspace", "checkpoint_every", "processes")
+NOT_OF_THE_TRIALS = ("git_commit", "strategies", "model_name", "profile", "workspace", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
     def key(self) -> str:
         """Twelve hex digits."""
         told = {name: value for name, value in asdict(self.parameters).items() if name not in NOT_OF_THE_TRIALS}
-        told |= {"trials": [trial.settings for trial in self.trials], "processes": self.parameters.processes}
+        told["trials"] = [trial.settings for trial in self.trials]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def search(self, outcomes: Mapping[int, Outcome]) -> Search:

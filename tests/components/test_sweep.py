@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ from components.sweep.outcome import Outcome, Search
 from components.sweep.running import Processes, alone, check_parallel, run_trials
 from components.sweep.runs import close_search, open_search
 from components.sweep.score import check_measure
+from components.sweep.steps import choose_step, plan_step, score_step, train_trial_step
 from components.sweep.trial import Request
 from components.tracking import connected
 from model.errors import InputError
-from model.fuser import Fuser
+from model.fuser import Fuser, weights_sha256
 from model.losses import LossWeights
 from model.metrics import measure
 from model.training_config import TrainingConfig
@@ -168,7 +170,7 @@ def requests(folder: Path, packed: Path, uri: str, parent: str) -> list[Request]
     trials = [
         Trial(number, choices, base | choices, parent)
         for number, choices in enumerate(
-            ({"width": 8, "epochs": 1}, {"width": 128, "crop": 128}, {"width": 16, "epochs": 100}), 1
+            ({"width": 8, "epochs": 1}, {"width": 128, "crop": 128}, {"width": 16, "epochs": 30}), 1
         )
     ]
     rest = "ssim", "random", 1, "", 0, uri, "search", "", os.getpid()
@@ -229,7 +231,7 @@ def test_a_finished_trial_is_not_trained_again_and_a_half_trained_one_goes_on(tw
     assert twice.files and {path: path.stat().st_mtime_ns for path in twice.files} == twice.files
     first, third = (json.loads((twice.folder / f"00{n}/model/training.json").read_text()) for n in (1, 3))
     assert first["resumed_at_step"] == 0
-    assert 0 < third["resumed_at_step"] < third["steps"] == 100 * 6
+    assert 0 < third["resumed_at_step"] < third["steps"] == 30 * 6
 
 
 def test_a_failed_trial_is_told_with_its_reason_and_ends_nothing_else(twice: SimpleNamespace):
@@ -273,6 +275,27 @@ def test_every_trial_is_a_run_below_the_search_s(twice: SimpleNamespace):
         assert parent.data.tags["best_run_id"] == twice.search.best.run_id
         assert parent.info.status == "FINISHED"
         assert {file.path for file in client.list_artifacts(twice.parent)} == {"sweep.json", "trials.csv"}
+
+
+def test_a_pipeline_s_failed_trial_is_passed_on_as_such_and_the_best_is_copied(
+    twice: SimpleNamespace, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    base = BASE | {"batch": 2, "epochs": 1}
+    texts = plan_step("crop=32,128", 0, "ssim", base, "search")
+    broken = tmp_path / "broken"
+    reason = train_trial_step(texts[1], "random", 1, packed, broken, "", 0, "search", "")
+    assert reason == "crop is 128, the images are 64x64; give a smaller crop"
+    whole = Path(shutil.copytree(twice.folder / "001" / "model", tmp_path / "whole"))
+    (whole / "trial.json").write_text(texts[0])
+    models, scores = [broken, whole], [tmp_path / "1.json", tmp_path / "0.json"]
+    told = [score_step(model, packed, "ssim", file) for model, file in zip(models, scores, strict=True)]
+    assert told == [{"trial": "crop=128"}, {"trial": "crop=32", "ssim": twice.search.outcomes[0].value}]
+    best = choose_step(models, scores, ("crop=32,128", 0, "ssim", 1), tmp_path / "best", tmp_path / "table")
+    assert best.best.trial.choices == {"crop": 32}
+    assert weights_sha256(tmp_path / "best") == weights_sha256(whole)
+    told_of = json.loads((tmp_path / "table" / "sweep.json").read_text())["trials"]
+    assert [(trial["status"], trial["reason"]) for trial in told_of] == [("finished", ""), ("failed", reason)]
 
 
 def test_the_same_search_cannot_run_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -66,7 +66,7 @@ def test_weights_of_another_width_than_the_folder_says_are_refused(tmp_path):
         Fuser.load(tmp_path)
 
 
-@pytest.mark.parametrize("width", [0, 4, 12, 264, -8, "64", True, None])
+@pytest.mark.parametrize("width", [0, 4, 12, 264, -8, "64", 64.0, True, None])
 def test_a_width_that_cannot_be_is_refused(width):
     for make in (lambda: TrainingConfig(width=width), lambda: FuserConfig(width=width)):
         with pytest.raises(InputError, match=rf"width is {re.escape(str(width))}; give a multiple of 8 from 8 to 256"):
