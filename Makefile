@@ -45,7 +45,7 @@ types: $(READY) ## Check the types
 	@$(BIN)/mypy
 
 .PHONY: compile
-compile: $(READY) ## Compile the pipeline for Kubeflow
+compile: $(READY) ## Compile the pipelines for Kubeflow
 	@$(BIN)/fusion compile
 
 .PHONY: ui

@@ -7,7 +7,8 @@ from the border only, because each convolution pads its own input with zeros; so
 are computed layer by layer and put in place. Cost is linear in the number of pixels.
 
 Images are held channels last, (H, W, C), one after the other and in bands of rows that stay in the cache: beside the
-encodings themselves, 64 maps of one image and a few megabytes of scratch are all the memory it takes.
+encodings themselves, 64 maps of one image and a few megabytes of scratch are all the memory it takes. Wherever 64
+channels are spoken of, they are those of a network of the published width; any other is computed alike.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network import CHANNELS, DILATIONS, Encoder, Statistics
+from model.network import DILATIONS, Encoder, Statistics
 
 SMALLEST = 64
 """Below this side the borders are most of the image, and the plain forward pass is as fast."""
@@ -37,13 +38,13 @@ class FastEncoder:
     """The encoder of a trained network, prepared for inference; its weights are read once."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.norm = encoder.norm
+        self.norm, self.width = encoder.norm, encoder.norm.num_features
         lift, bias = encoder.lift.weight.flatten(), _bias(encoder.lift)
         self.mixing = torch.stack((torch.ones_like(bias), lift, bias))
         kernels, self.offset = encoder.collapsed()
         self.taps = torch.stack(kernels).permute(0, 2, 3, 4, 1).flatten(0, 3)
         reach = max(DILATIONS)
-        self.spread = lift.new_zeros(CHANNELS, 3, 2 * reach + 1, 2 * reach + 1)
+        self.spread = lift.new_zeros(self.width, 3, 2 * reach + 1, 2 * reach + 1)
         for dilation, kernel in zip(DILATIONS, kernels, strict=True):
             taps = slice(reach - dilation, reach + dilation + 1, dilation)
             self.spread[:, :, taps, taps] += kernel
@@ -61,7 +62,7 @@ class FastEncoder:
         """
         count, _, height, width = images.shape
         if scratch is None:
-            scratch = images.new_empty(count + 1, height, width, CHANNELS)
+            scratch = images.new_empty(count + 1, height, width, self.width)
         m, encodings = scratch[count], scratch[:count]
         for image, encoding in zip(images[:, 0], encodings, strict=True):
             self._encode(image, statistics, m, encoding)
@@ -105,7 +106,7 @@ class FastEncoder:
                 start = (rows.start + reach - dilation) * line + reach - dilation
                 steps = (area, dilation * line, dilation, line, 1)
                 tap.copy_(padded.as_strided(tap.shape, steps, start))
-            torch.mm(columns.T, self.taps, out=out[rows].view(-1, CHANNELS))
+            torch.mm(columns.T, self.taps, out=out[rows].view(-1, self.width))
             moments.append(_moments(out[rows]))
         return moments
 
@@ -136,8 +137,8 @@ class FastEncoder:
         constant = self._constant(shift) * _LENGTH
         count = _BAND * tiles
         inputs = maps.new_empty(_FREQUENCIES, _BAND, tiles, windows.shape[-1])
-        products = maps.new_empty(2, _FREQUENCIES, count, CHANNELS)
-        outputs = maps.new_empty(count, _TILE, CHANNELS)
+        products = maps.new_empty(2, _FREQUENCIES, count, self.width)
+        outputs = maps.new_empty(count, _TILE, self.width)
         synthesis = self.synthesis.expand(count, -1, -1)
         for rows in _bands(height):
             size = rows.stop - rows.start
@@ -147,7 +148,7 @@ class FastEncoder:
             products[0, 0] += constant
             # Tile by tile, so that the pixels come out in their order.
             torch.bmm(synthesis, products.flatten(0, 1).transpose(0, 1), out=outputs)
-            yield rows, outputs.view(_BAND, tiles * _TILE, CHANNELS)[:size, :width]
+            yield rows, outputs.view(_BAND, tiles * _TILE, self.width)[:size, :width]
 
     def _kernel_spectra(self, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The 17x17 kernel's transform along its rows, as real matrices (frequency, row x map x part, 64) that give the
@@ -201,10 +202,10 @@ class FastDecoder:
         The kernel's taps times each pixel of the rows and their neighbourhood are one product (tap, row, column); then
         each is shifted to the pixel that it counts for: by columns first, then by rows.
         """
-        height, width, _ = pixels.shape
+        height, width, channels = pixels.shape
         reach = self.side // 2
         first, last = max(0, rows.start - reach), min(height, rows.stop + reach)
-        products = self.taps @ pixels[first:last].reshape(-1, CHANNELS).T
+        products = self.taps @ pixels[first:last].reshape(-1, channels).T
         columns = products.view(self.side, self.side, last - first, width)
         lines = columns[:, reach].clone()
         for tap in range(self.side):

@@ -5,7 +5,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from model.errors import InputError
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.network import CHANNELS, Autoencoder, FusionNetwork
-from model.networks import NETWORKS
+from model.networks import NETWORKS, check_width, make_network
 from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -34,13 +34,15 @@ class FuserConfig:
     """How a saved network fuses: its strategy, and whose statistics BatchNorm uses ("image" or "stored").
 
     `levels`, of a network trained on normalised images, are the values in [0, 1] of each modality that become 0 and 1
-    before fusing: ((low, high) of the first image, (low, high) of the second).
+    before fusing: ((low, high) of the first image, (low, high) of the second). `width` counts the channels of the
+    network's encodings.
     """
 
     strategy: str = DEFAULT_STRATEGY
     batchnorm: str = "image"
     network: str = "dilran"
     levels: tuple[tuple[float, float], tuple[float, float]] | None = None
+    width: int = CHANNELS
 
     def __post_init__(self) -> None:
         if self.levels is not None:
@@ -52,6 +54,7 @@ class FuserConfig:
         ):
             if value not in known:
                 raise InputError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+        check_width(self.network, self.width)
 
 
 class Fuser:
@@ -67,7 +70,8 @@ class Fuser:
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-        self.config = config or FuserConfig()
+        # Who trains a network need not say its width again.
+        self.config = replace(config or FuserConfig(), width=network.width)
         self.device = _device(device)
         self.precision = precision
         self.network = network.to(self.device).eval().requires_grad_(False)
@@ -108,13 +112,13 @@ class Fuser:
             raise InputError(f"{folder / CONFIG_FILE} is not the configuration of this program's model; fetch it again")
         changes = {"strategy": strategy, "batchnorm": batchnorm}
         config = FuserConfig(**saved | {k: v for k, v in changes.items() if v is not None})
-        network = NETWORKS[config.network]()
+        network = make_network(config.network, config.width)
         try:
             network.load_state_dict(weights)
         except RuntimeError:
             raise InputError(
-                f"{folder / WEIGHTS_FILE} holds the weights of another architecture than {config.network}; train or"
-                " fetch a model of this one"
+                f"{folder / WEIGHTS_FILE} holds the weights of another architecture than {config.network} of width"
+                f" {config.width}; train or fetch a model of this one"
             ) from None
         return cls(network, config, device, precision, fast)
 
@@ -124,6 +128,8 @@ class Fuser:
         state = {name: tensor.contiguous().cpu() for name, tensor in self.network.state_dict().items()}
         (folder / WEIGHTS_FILE).write_bytes(save(state))
         config = {name: value for name, value in asdict(self.config).items() if value is not None}
+        if self.config.width == CHANNELS:
+            del config["width"]  # as in folders from before there was a choice
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
     @property
@@ -138,7 +144,7 @@ class Fuser:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """The encodings (N, 64, H, W) of images (N, 1, H, W) in [0, 1], H and W divisible by the network's multiple."""
+        """The encodings (N, C, H, W) of images (N, 1, H, W) in [0, 1], H and W divisible by the network's multiple."""
         return self._encode(images, None)
 
     def _encode(self, images: Tensor, scratch: Tensor | None) -> Tensor:
@@ -150,7 +156,7 @@ class Fuser:
 
     @torch.inference_mode()
     def decode(self, encodings: Tensor) -> Tensor:
-        """The images (N, 1, H, W), clamped to [0, 1], of encodings (N, 64, H, W)."""
+        """The images (N, 1, H, W), clamped to [0, 1], of encodings (N, C, H, W)."""
         if self._fast and min(encodings.shape[-2:]) >= SMALLEST:
             return self._fast[1](encodings).clamp_(0, 1)
         with self._autocast():
@@ -195,7 +201,7 @@ class Fuser:
 
     def _scratch_for(self, images: Tensor) -> Tensor | None:
         """Memory for the encodings of these images, kept from pair to pair, one a thread; none for large ones."""
-        shape = (len(images) + 1, *images.shape[-2:], CHANNELS)
+        shape = (len(images) + 1, *images.shape[-2:], self.network.width)
         if not self._fast or math.prod(shape) > _KEPT:
             return None
         kept = getattr(self._scratch, "memory", None)

@@ -96,9 +96,10 @@ class Autoencoder(nn.Module):
     """What training and fusion ask of a network: an encoder for single images and a decoder of (fused) encodings.
 
     `multiple` divides the height and width that it takes; `strategy` is how its encodings are fused unless another is
-    asked for.
+    asked for; `width` counts the channels of its encodings.
     """
 
+    width: int = CHANNELS
     multiple: ClassVar[int] = 1
     strategy: ClassVar[str] = "average"
     encoder: nn.Module
@@ -110,19 +111,19 @@ class Autoencoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The feature extractor: one image (N, 1, H, W) to its encoding (N, 64, H, W); H and W even.
+    """The feature extractor: one image (N, 1, H, W) to its encoding (N, C, H, W); H and W even, C is the `width`, 64.
 
-    Shallow features s, three dilated convolutions reduced to 64 channels, and DILRAN, the dilated residual attention
+    Shallow features s, three dilated convolutions reduced to C channels, and DILRAN, the dilated residual attention
     block, whose one convolution is applied once, twice and three times. One BatchNorm serves both normalisations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = CHANNELS) -> None:
         super().__init__()
-        self.lift = nn.Conv2d(1, CHANNELS, 1)
-        self.dilated = nn.ModuleList([nn.Conv2d(CHANNELS, CHANNELS, 3, padding=d, dilation=d) for d in DILATIONS])
-        self.reduce = nn.Conv2d(CHANNELS * len(DILATIONS), CHANNELS, 1)
-        self.norm = nn.BatchNorm2d(CHANNELS, momentum=MOMENTUM)
-        self.residual = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.lift = nn.Conv2d(1, width, 1)
+        self.dilated = nn.ModuleList([nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in DILATIONS])
+        self.reduce = nn.Conv2d(width * len(DILATIONS), width, 1)
+        self.norm = nn.BatchNorm2d(width, momentum=MOMENTUM)
+        self.residual = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, statistics: Statistics) -> Tensor:
         """Encode images (N, 1, H, W); `statistics` says whose mean and variance BatchNorm uses, see `normalise`."""
@@ -135,7 +136,7 @@ class Encoder(nn.Module):
         return attend(shallow, d)
 
     def _shallow_and_scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shallow features and reduced multi-scale features, both (N, 64, H, W).
+        """Shallow features and reduced multi-scale features, both (N, C, H, W).
 
         Shallow channel i is x + w_i (p x) + b_i p with p = P(x), so all that follows up to the BatchNorm is linear in
         the three maps (x, p x, p). The dilated convolutions and the 1x1 reduction collapse, without approximation, to
@@ -152,7 +153,7 @@ class Encoder(nn.Module):
         return shallow, scales
 
     def collapsed(self) -> tuple[list[Tensor], Tensor]:
-        """The kernels (64, 3, 3, 3), one a dilation, and the bias (64,) that take the three maps to the scales."""
+        """The kernels (C, 3, 3, 3), one a dilation, and the bias (C,) that take the three maps to the scales."""
         bias, kernels = _bias(self.reduce), []
         reductions = self.reduce.weight[:, :, 0, 0].chunk(len(DILATIONS), dim=1)
         for convolution, reduction in zip(self.dilated, reductions, strict=True):
@@ -162,7 +163,7 @@ class Encoder(nn.Module):
         return kernels, bias
 
     def _mixing(self) -> Tensor:
-        """The shares (64, 3) of the three maps in the shallow features."""
+        """The shares (C, 3) of the three maps in the shallow features."""
         w, b = self.lift.weight.flatten(), _bias(self.lift)
         return torch.stack((torch.ones_like(b), w, b), dim=1)
 
@@ -172,7 +173,7 @@ def _bias(convolution: nn.Module) -> Tensor:
 
 
 class FusionNetwork(Autoencoder):
-    """Encoder and decoder (216,001 parameters): trained to reconstruct single images, fused between the two.
+    """Encoder and decoder (216,001 parameters at width 64): trained on single images, fused between the two.
 
     It was published with SFNN; the strategy used unless told otherwise keeps more of both images.
     """
@@ -182,16 +183,17 @@ class FusionNetwork(Autoencoder):
     encoder: Encoder
     decoder: nn.Sequential
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = CHANNELS) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.decoder = plain_decoder()
+        self.width = width
+        self.encoder = Encoder(width)
+        self.decoder = plain_decoder(width)
 
 
-def plain_decoder() -> LinearChain:
-    """Three 3x3 convolutions, 64 -> 64 -> 32 -> 1 channels, no activation between: (N, 64, H, W) to (N, 1, H, W)."""
+def plain_decoder(width: int = CHANNELS) -> LinearChain:
+    """Three 3x3 convolutions, C -> C -> C/2 -> 1 channels, no activation between: (N, C, H, W) to (N, 1, H, W)."""
     return LinearChain(
-        nn.Conv2d(CHANNELS, 64, 3, padding=1),
-        nn.Conv2d(64, 32, 3, padding=1),
-        nn.Conv2d(32, 1, 3, padding=1),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.Conv2d(width, width // 2, 3, padding=1),
+        nn.Conv2d(width // 2, 1, 3, padding=1),
     )

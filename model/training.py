@@ -26,7 +26,7 @@ from model.checkpoint_format import Checkpoint
 from model.errors import InputError, Stopped
 from model.losses import TERMS, FusionLoss
 from model.network import Autoencoder
-from model.networks import NETWORKS
+from model.networks import NETWORKS, make_network
 from model.pairs import PackedPairs
 from model.sampling import Sampler, Share, Singles, crops, read_ahead
 from model.training_config import TrainingConfig
@@ -169,7 +169,7 @@ class _Training:
         self.size, self.sampler = crop_size(config, training), sampler(config, training, world)
         self.steps = config.epochs * self.sampler.steps
         self.rate = config.rate(self.steps)
-        self.network: Autoencoder = NETWORKS[config.network]()
+        self.network: Autoencoder = make_network(config.network, config.width)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights: list[Tensor] = list(self.network.parameters())
         self.model = _distributed(self.network) if world > 1 else self.network

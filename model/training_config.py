@@ -9,7 +9,8 @@ import torch
 
 from model.errors import InputError
 from model.losses import LossWeights
-from model.networks import NETWORKS
+from model.network import CHANNELS
+from model.networks import NETWORKS, check_width
 
 SCHEDULES = ("constant", "cosine")
 STATISTICS = ("batch", "image")
@@ -31,7 +32,8 @@ class TrainingConfig:
     through the networks is "float32", "bfloat16" (weights, losses and optimiser stay float32) or "auto", bfloat16 on a
     GPU that has it. `clip` bounds the norm of the gradient, `ema` is the decay of the moving average of the weights
     that is validated and kept in their place, `patience` how many epochs may pass without a better validation loss
-    before the training stops and goes back to the best weights; 0 switches each of the three off.
+    before the training stops and goes back to the best weights; 0 switches each of the three off. `width` counts the
+    channels of dilran's encodings: a multiple of 8 from 8 to 256; other networks come in 64 only.
     """
 
     epochs: int = 100
@@ -49,6 +51,7 @@ class TrainingConfig:
     clip: float = 0.0
     ema: float = 0.0
     patience: int = 0
+    width: int = CHANNELS
 
     def __post_init__(self) -> None:
         for what, chosen, known in (
@@ -63,6 +66,7 @@ class TrainingConfig:
         for name, least in (("epochs", 1), ("batch", 1), ("accumulate", 1), ("crop", 0), ("patience", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; give at least {least}")
+        check_width(self.network, self.width)
         multiple = max(2, NETWORKS[self.network].multiple)
         if self.crop % multiple or 0 < self.crop < 16:
             raise InputError(f"crop is {self.crop}; give 0 for whole images or a multiple of {multiple} from 16 up")

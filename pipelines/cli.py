@@ -16,7 +16,7 @@ import typer
 
 from model.errors import RESUMABLE, InputError, Stopped, one_line
 from pipelines.data import app as data
-from pipelines.parameters import PROFILES, TRAINING, described
+from pipelines.parameters import PROFILES, SEARCHED, TRAINING, described
 
 app = typer.Typer(
     help="Train, judge, register and use networks that fuse medical images.",
@@ -46,8 +46,13 @@ Runs = Annotated[
 ]
 
 
-def with_pipeline_parameters(command: Callable[..., None], names: Sequence[str] | None = None) -> Callable[..., None]:
-    """Give a command the pipeline's parameters (of these names) as options; those given arrive as keyword arguments."""
+def with_pipeline_parameters(
+    command: Callable[..., None], names: Sequence[str] | None = None, searched: tuple[str, ...] = ()
+) -> Callable[..., None]:
+    """Give a command the pipeline's parameters (of these names) as options; those given arrive as keyword arguments.
+
+    Those `searched` take several values, separated by commas, and arrive as they were typed.
+    """
     signature = inspect.signature(command)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [
@@ -55,7 +60,14 @@ def with_pipeline_parameters(command: Callable[..., None], names: Sequence[str] 
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[kind | None, typer.Option(help=f"{text} [quick: {default!r}]", show_default=False)],
+            annotation=Annotated[
+                (str if name in searched else kind) | None,
+                typer.Option(
+                    help=f"{text} [quick: {default!r}]",
+                    show_default=False,
+                    metavar="VALUE,..." if name in searched else None,
+                ),
+            ],
         )
         for name, kind, default, text in described()
         if (name in names if names is not None else name not in _GIVEN_ELSEWHERE)
@@ -145,17 +157,74 @@ def train(
     typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
 
 
+@app.command()
+@partial(with_pipeline_parameters, searched=SEARCHED)
+def sweep(
+    profile: Annotated[str, typer.Option(help=f"Set of defaults to start from: {' or '.join(PROFILES)}.")] = "quick",
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="What the best is chosen by, on the validation subjects: a measure of the fused images "
+            "(`fusion measure` lists them) or loss."
+        ),
+    ] = "qabf",
+    trials: Annotated[int, typer.Option(help="Draw so many trials of the grid at random, by --seed; 0: all.")] = 0,
+    parallel: Annotated[int, typer.Option(help="How many trials train at once.")] = 1,
+    register: Annotated[
+        bool, typer.Option("--register", help="Register the best model, as `fusion run` does.")
+    ] = False,
+    runs: Runs = Path("runs"),
+    **given: Any,
+) -> None:
+    """Search for the best training.
+
+    Options marked VALUE,... take several values: every combination is a training of its own, such as in
+
+        fusion sweep --learning-rate 1e-4,1e-3 --width 32,64
+
+    The best on the validation subjects is judged on the test subjects. The same command again goes on where it ended.
+    """
+    import signal
+
+    from pipelines.local import StepFailed
+    from pipelines.search import plan_search, search_locally
+    from pipelines.trials import LiveTrials, print_search
+
+    planned = plan_search(
+        profile, {name: value for name, value in given.items() if value is not None}, measure, trials, parallel
+    )
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)
+    try:
+        with LiveTrials(len(planned.trials)) as shown:
+            result = search_locally(planned, runs, shown, register)
+    except StepFailed as error:
+        sys.exit(f"error: {one_line(str(error))}")
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it ended", err=True)
+        sys.exit(130)
+    print_search(result)
+
+
 @app.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.", readable=False)] = Path(
-        "pipelines/training.yaml"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="YAML file to write, of the training; default: both of them.", readable=False
+        ),
+    ] = None,
 ) -> None:
-    """Compile the training pipeline to the YAML that Kubeflow takes."""
+    """Compile the pipelines to the YAML that Kubeflow takes.
+
+    They are the training (pipelines/training.yaml) and the search for the best one (pipelines/sweep.yaml).
+    """
     from pipelines.compile import compile_pipeline
 
-    compile_pipeline(output)
-    typer.echo(f"wrote {output}")
+    both = {"training": Path("pipelines/training.yaml"), "sweep": Path("pipelines/sweep.yaml")}
+    for name, path in both.items() if output is None else [("training", output)]:
+        compile_pipeline(path, name)
+        typer.echo(f"wrote {path}")
 
 
 @app.command()

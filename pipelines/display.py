@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipelines.local import Event, RunResult
 
-_COLUMNS = (
+BAR_COLUMNS = (
     TextColumn("{task.description:<12}"),
     BarColumn(bar_width=30),
     MofNCompleteColumn(),
@@ -28,7 +28,7 @@ class LiveSteps:
     def __init__(self) -> None:
         self._console = Console(highlight=False)
         live = self._console.is_terminal
-        self._progress = Progress(*_COLUMNS, console=self._console, transient=True, disable=not live)
+        self._progress = Progress(*BAR_COLUMNS, console=self._console, transient=True, disable=not live)
         self._task: TaskID | None = None
 
     def __enter__(self) -> "LiveSteps":
@@ -58,7 +58,7 @@ class LiveSteps:
 def progress_bar(name: str) -> Iterator[Callable[..., None]]:
     """A live bar for work that reports `(done, total)`, or `(done, total, note)`."""
     console = Console(stderr=True)
-    with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*BAR_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None, note="")
         yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
 

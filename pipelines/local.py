@@ -223,14 +223,12 @@ def _point_latest(folder: Path) -> None:
     partial.replace(link)
 
 
-def main(parameters: dict[str, Any], runs: Path) -> None:
-    """Run the pipeline under KFP's local runner and print where its outputs are; the child process of `run_locally`."""
+def run_pipeline(pipeline: Callable[..., Any], parameters: dict[str, Any], runs: Path) -> dict[str, str]:
+    """Run a pipeline under KFP's local runner in this process, its store and cache below `runs`: its outputs' paths."""
     import logging
 
     from kfp import local
     from kfp.local import subprocess_task_handler
-
-    from pipelines.training import training_pipeline
 
     # KFP tells of a cached step outside the logging that it sets up for a running one.
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -244,8 +242,15 @@ def main(parameters: dict[str, Any], runs: Path) -> None:
         enable_caching=True,
         cache_root=str(runs / "cache"),
     )
-    outputs = training_pipeline(**parameters).outputs
-    print(_OUTPUTS + json.dumps({name: artifact.path for name, artifact in outputs.items()}), flush=True)
+    outputs = pipeline(**parameters).outputs
+    return {name: artifact.path for name, artifact in outputs.items()}
+
+
+def main(parameters: dict[str, Any], runs: Path) -> None:
+    """Run the training pipeline and print where its outputs are; the child process of `run_locally`."""
+    from pipelines.training import training_pipeline
+
+    print(_OUTPUTS + json.dumps(run_pipeline(training_pipeline, parameters, runs)), flush=True)
 
 
 if __name__ == "__main__":

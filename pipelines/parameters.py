@@ -40,6 +40,7 @@ class Parameters:
         False, "Move the second image of each pair onto the first where that gains mutual information."
     )
     network: str = _parameter("dilran", "What is trained: dilran (the poster's network), msrpan or msdra.")
+    width: int = _parameter(64, "Channels of dilran's encodings: a multiple of 8 from 8 to 256; the others have 64.")
     epochs: int = _parameter(12, "How often every training image is seen.")
     batch: int = _parameter(4, "Single images that a process takes through the network at once.")
     accumulate: int = _parameter(1, "Such batches of every process that make one step of the optimiser.")
@@ -82,6 +83,12 @@ class Parameters:
     git_commit: str = _parameter("unknown", "The commit of the code; a tag of the model version.")
     code_version: str = _parameter("", "The version of the code, part of every step's cache key.")
 
+
+# What `fusion sweep` searches over: the loop's numbers and choices.
+SEARCHED = (
+    *("network", "width", "epochs", "batch", "accumulate", "crop", "learning_rate", "schedule", "gradient_weight"),
+    *("perceptual_weight", "statistics", "precision", "clip", "ema", "patience"),
+)
 
 # What each profile sets otherwise than the defaults above.
 PROFILES: dict[str, dict[str, Any]] = {

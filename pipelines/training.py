@@ -34,7 +34,7 @@ class Results(NamedTuple):
     registration: dsl.Artifact
 
 
-def _let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
+def let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
     """Give a step the environment that names the MLflow registry; the Secret is optional always."""
     address, credentials = "MLFLOW_TRACKING_URI", ("USERNAME", "PASSWORD", "TOKEN")
     kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {address: address}, optional=optional)
@@ -42,7 +42,7 @@ def _let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, names, optional=True)
 
 
-def _let_reach_s3(task: dsl.PipelineTask) -> None:
+def let_reach_s3(task: dsl.PipelineTask) -> None:
     """Give a step the environment that S3 needs, where the cluster has it."""
     kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
@@ -65,6 +65,7 @@ def training_pipeline(
     normalise: str = "none",
     register_pairs: bool = False,
     network: str = "dilran",
+    width: int = 64,
     epochs: int = 12,
     batch: int = 4,
     accumulate: int = 1,
@@ -111,6 +112,7 @@ def training_pipeline(
         normalise: Levels: none, or percentile (stretched by modality, from the training subjects).
         register_pairs: Move the second image of each pair onto the first where that gains mutual information.
         network: What is trained: dilran (the poster's network), msrpan or msdra.
+        width: Channels of dilran's encodings: a multiple of 8 from 8 to 256; the others have 64.
         epochs: How often every training image is seen.
         batch: Single images that a process takes through the network at once.
         accumulate: Such batches of every process that make one step of the optimiser.
@@ -151,12 +153,12 @@ def training_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    _let_reach_s3(ingested)
+    let_reach_s3(ingested)
     dataset = ingested.outputs["dataset"]
     validated = validate_step(
         dataset=dataset, min_pairs=min_pairs, size=size, model_name=model_name, code_version=code_version
     )
-    _let_reach_registry(validated, optional=True)
+    let_reach_registry(validated, optional=True)
     preprocessed = preprocess_step(
         dataset=dataset,
         validation=validated.outputs["report"],
@@ -171,6 +173,7 @@ def training_pipeline(
     trained = train_step(
         packed=packed,
         network=network,
+        width=width,
         epochs=epochs,
         batch=batch,
         accumulate=accumulate,
@@ -198,8 +201,8 @@ def training_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    _let_reach_registry(trained, optional=True)
-    _let_reach_s3(trained)
+    let_reach_registry(trained, optional=True)
+    let_reach_s3(trained)
     model = trained.outputs["model"]
     evaluated = evaluate_step(dataset=packed, model=model, strategies=strategies, code_version=code_version)
     evaluation = evaluated.outputs["evaluation"]
@@ -216,7 +219,7 @@ def training_pipeline(
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
-    _let_reach_registry(registered, optional=False)
+    let_reach_registry(registered, optional=False)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

@@ -9,6 +9,7 @@ from components.image import IMAGE
 def train(
     packed: dsl.Input[dsl.Dataset],
     network: str,
+    width: int,
     epochs: int,
     batch: int,
     accumulate: int,
@@ -42,6 +43,7 @@ def train(
     Args:
         packed: The packed dataset.
         network: dilran (the poster's), msrpan or msdra.
+        width: Channels of dilran's encodings, a multiple of 8; the others have 64.
         epochs: How often every training image is seen.
         batch: Single images that a process takes through the network at once.
         accumulate: Such batches of every process that make one step of the optimiser.
@@ -76,7 +78,7 @@ def train(
 
     size = {"epochs": epochs, "batch": batch, "accumulate": accumulate, "crop": crop, "seed": seed}
     rate = {"learning_rate": learning_rate, "schedule": schedule, "clip": clip, "ema": ema, "patience": patience}
-    how = {"network": network, "statistics": statistics, "precision": precision, "device": device}
+    how = {"network": network, "width": width, "statistics": statistics, "precision": precision, "device": device}
     config = training_config(gradient_weight, perceptual_weight, size | rate | how)
     places = Path(packed.path), Path(model.path), workspace
     nodes = Nodes(num_nodes, gpus_per_node, cpus_per_node, memory_per_node, deadline_seconds)

@@ -55,13 +55,14 @@ def train_step(
     experiment: str,
     code_version: str,
     nodes: Nodes,
+    shown: Live | None = None,
 ) -> None:
     """Train as a pipeline's step: shown live in MLflow, and going on where an earlier attempt at the same was ended.
 
     `processes` are those of each node. Checkpoints are below the `workspace` (else FUSION_WORKSPACE, else beside the
     model) until the model is there. Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
     """
-    live = Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
+    live = shown or Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
     world = processes * nodes.count
     settings = Settings(training, perceptual, world, packed, model, "", checkpoint_every, live, code_version)
     if nodes.count != 1:

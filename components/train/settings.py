@@ -12,11 +12,16 @@ from model.training_config import TrainingConfig
 
 @dataclass(frozen=True)
 class Live:
-    """Where a run is shown while it trains: MLflow's address ("" for nowhere), the experiment, and the run's name."""
+    """Where a run is shown while it trains: MLflow's address ("" for nowhere), the experiment, and the run's name.
+
+    `tags` and `parameters` are the run's from its start, such as the run of the search that it is a part of.
+    """
 
     tracking_uri: str = ""
     experiment: str = "atlas-fusion"
     name: str = "training"
+    tags: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

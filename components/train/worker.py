@@ -98,7 +98,8 @@ def _live(settings: Settings) -> Iterator[LiveRun | None]:
     if not shown.tracking_uri:
         yield None
         return
-    live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder)
+    about = shown.tags, shown.parameters
+    live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder, *about)
     try:
         yield live
     except Stopped:

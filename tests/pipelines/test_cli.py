@@ -53,12 +53,13 @@ def test_a_model_is_named_after_its_collection_unless_it_is_given_a_name():
     assert with_profile("atlas", {"collection": "PET-MRI", "model_name": "mine"}).model_name == "mine"
 
 
-def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path):
+@pytest.mark.parametrize("pipeline", ["training", "sweep"])
+def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path, pipeline: str):
     for name in ("first.yaml", "second.yaml"):
-        compile_pipeline(tmp_path / name)
+        compile_pipeline(tmp_path / name, pipeline)
     first = (tmp_path / "first.yaml").read_bytes()
     assert first == (tmp_path / "second.yaml").read_bytes()
-    assert first == (ROOT / "pipelines" / "training.yaml").read_bytes(), "run `make compile` and commit the result"
+    assert first == (ROOT / "pipelines" / f"{pipeline}.yaml").read_bytes(), "run `make compile` and commit the result"
 
 
 def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, refused):
