@@ -69,6 +69,7 @@ def test_the_component_shows_progress_and_leaves_the_model(packed, tmp_path, cap
     train_component.python_func(
         packed=dsl.Dataset(uri=str(packed)),
         network="dilran",
+        width=64,
         epochs=1,
         batch=4,
         accumulate=1,
