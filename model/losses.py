@@ -3,6 +3,7 @@
 Source: the poster, and Zhou, Xu, Zhang (arXiv 2212.04661, 2022): L = L2 + 0.2 gradient + 0.2 perceptual.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,8 +27,9 @@ class LossWeights:
     perceptual: float = 0.2
 
     def __post_init__(self) -> None:
-        if min(self.l2, self.gradient, self.perceptual) < 0 or self.l2 + self.gradient + self.perceptual <= 0:
-            raise InputError(f"loss weights must be at least 0 and not all 0, got {self}")
+        weights = self.l2, self.gradient, self.perceptual
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise InputError(f"loss weights must be finite, at least 0 and not all 0, got {self}")
 
 
 def l2_loss(prediction: Tensor, target: Tensor) -> Tensor:

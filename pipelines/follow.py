@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from components.progress import parse
 from components.train.launch import passed_on
-from model.errors import RESUMABLE, InputError, Stopped
+from model.errors import RESUMABLE, InputError, Stopped, one_line
 
 _KINDS = ("InputError: ", "Stopped: ")
 # From its first such line on, torchrun only repeats in many words that a process of it ended.
+_KILLED = re.compile(r"(?:Signal \d+ \(|was killed by )(SIG[A-Z]+)")
 _TORCHRUN = re.compile(r"[WEIF]\d{4} ")
 
 
@@ -18,7 +19,7 @@ def follow(command: list[str], tell: Callable[[int, int, str], None]) -> None:
     """Run `command` to its end, `tell` hearing of its progress as (done, total, note), the step in the note.
 
     What else it prints goes to standard error. SIGTERM and Ctrl-C are passed on to it and its end is waited for. Raises
-    InputError or Stopped if it told of one, else RuntimeError with its last lines if it failed.
+    InputError or Stopped if it told of one; exits with one line and the code 1 if it failed otherwise.
     """
     lines: list[str] = []
     process = subprocess.Popen(
@@ -42,4 +43,6 @@ def follow(command: list[str], tell: Callable[[int, int, str], None]) -> None:
     if process.returncode and told["InputError: "]:
         raise InputError(told["InputError: "][0])
     if process.returncode:
-        raise RuntimeError("training failed: " + " ".join(lines[-3:]))
+        killed = next((match[1] for line in lines if (match := _KILLED.search(line))), "")
+        why = f"a process was killed by {killed} (out of memory?)" if killed else one_line(lines[-1] if lines else "")
+        sys.exit(f"error: training failed: {why}; the same command goes on from its last checkpoint")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.evaluate import evaluation as judging
+from components.exclusive import exclusive
 from components.register.record import Origin
 from components.register.registry import register
 from components.sweep.data import DataRequest
 from components.sweep.grid import Trial, parse_values, plan
 from components.sweep.outcome import Outcome, Search
-from components.sweep.running import Processes, Told, alone, check_parallel, run_trials
+from components.sweep.running import Processes, Told, check_parallel, run_trials
 from components.sweep.runs import close_search, log_values, open_search
 from components.sweep.score import check_measure
 from components.sweep.trial import Request
@@ -109,11 +110,12 @@ def search_locally(planned: Plan, runs: Path, told: Watcher, registering: bool) 
     folder = _folder(runs, planned.key)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs)
     check_reachable(uri)
-    with alone(folder) as lock:
-        processes = Processes(lock)
-        data = _prepare_data(planned.parameters, folder, processes, told, uri)
+    running = f"the same search is running in {folder}; wait for it, or end it"
+    with exclusive(folder / "sweep.lock", running) as lock:
+        processes = Processes(lock, uri)
+        data = _prepare_data(planned.parameters, folder, processes, told)
         with _search_run(planned, folder, uri, told) as (run_id, outcomes):
-            requests = [_request(planned, trial, folder, uri, run_id, data.packed) for trial in planned.trials]
+            requests = [_request(planned, trial, folder, run_id, data.packed) for trial in planned.trials]
             search = _run_trials(planned, requests, folder, processes, told, outcomes, uri)
             best = search.best
         table = _evaluate(planned.parameters, Path(best.model), data.packed, folder, told)
@@ -130,7 +132,7 @@ def _folder(runs: Path, key: str) -> Path:
     return folder
 
 
-def _prepare_data(p: Parameters, folder: Path, processes: Processes, told: Watcher, uri: str) -> DataRequest:
+def _prepare_data(p: Parameters, folder: Path, processes: Processes, told: Watcher) -> DataRequest:
     names = [name for name in DataRequest.__dataclass_fields__ if name != "folder"]
     request = DataRequest(folder / "data", **{name: getattr(p, name) for name in names})
     if request.packed.is_dir():
@@ -139,7 +141,6 @@ def _prepare_data(p: Parameters, folder: Path, processes: Processes, told: Watch
     file, log = folder / "data.json", folder / "data.log"
     request.write(file)
     environment = {
-        "MLFLOW_TRACKING_URI": uri,
         "FUSION_DOWNLOADS": os.environ.get("FUSION_DOWNLOADS") or str(folder.parent.parent / "downloads"),
     }
     try:
@@ -181,7 +182,7 @@ def _search_run(planned: Plan, folder: Path, uri: str, told: Watcher) -> Iterato
     close("FINISHED")
 
 
-def _request(planned: Plan, trial: Trial, folder: Path, uri: str, run_id: str, packed: Path) -> Request:
+def _request(planned: Plan, trial: Trial, folder: Path, run_id: str, packed: Path) -> Request:
     p = planned.parameters
     workspace = p.workspace or os.environ.get("FUSION_WORKSPACE", "")
     return Request(
@@ -193,7 +194,6 @@ def _request(planned: Plan, trial: Trial, folder: Path, uri: str, run_id: str, p
         processes=p.processes,
         workspace=f"{workspace.rstrip('/')}/{planned.key}" if workspace else "",
         checkpoint_every=p.checkpoint_every,
-        tracking_uri=uri,
         experiment=p.experiment,
         code_version=p.code_version,
         parent_process=os.getpid(),

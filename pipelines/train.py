@@ -4,7 +4,6 @@ python -m pipelines.train '{"parameters": {...}, "output": "model", "checkpoints
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
 from components.preprocess.packing import pack
 from components.preprocess.preparation import Preparation
+from components.train.bucket import checkpoints as checked_place
 from components.train.launch import exiting_when_stopped, forget, train_model, training_config
 from components.train.settings import Live, Settings
 from model.errors import InputError
@@ -61,20 +61,29 @@ def configuration(parameters: Parameters) -> TrainingConfig:
 
 def main(parameters: Parameters, output: Path, checkpoints: str) -> None:
     """What the child process does: everything."""
-    work = output.with_name(output.name + ".work")
+    work, config = output.with_name(output.name + ".work"), configuration(parameters)
+    # What needs no data is refused before any is fetched.
+    config.torch_device(parameters.processes - 1)
+    if checkpoints:
+        checked_place(checkpoints, {}, work)
     settings = Settings(
-        configuration(parameters),
+        config,
         parameters.perceptual,
         parameters.processes,
         packed_data(parameters, work),
         output,
         checkpoints or str(work / "checkpoints"),
         parameters.checkpoint_every,
-        Live(os.environ.get("MLFLOW_TRACKING_URI", ""), parameters.experiment, output.name),
+        Live(parameters.experiment, output.name),
         parameters.code_version,
     )
-    with exiting_when_stopped():
-        train_model(settings)
+    try:
+        with exiting_when_stopped():
+            train_model(settings)
+    except InputError:
+        if not list(work.glob("checkpoints/step-*")):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     if not checkpoints:
         forget(settings)
     shutil.rmtree(work / "packed")

@@ -1,6 +1,5 @@
 """Trials of a search side by side, each in a process of its own, and how a search that was ended goes on."""
 
-import fcntl
 import json
 import os
 import re
@@ -8,10 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,8 +18,7 @@ from components.progress import parse
 from components.sweep.outcome import Outcome
 from components.sweep.trial import Request
 from components.tracking import noted_run
-from model.errors import RESUMABLE
-from model.errors import InputError, one_line
+from model.errors import RESUMABLE, InputError, one_line
 from model.images import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +41,13 @@ class Ended:
 
 @dataclass
 class Processes:
-    """Processes of a search: each has its log, all end when asked to, and hold its lock while they live."""
+    """Processes of a search: each has its log, all end when asked to, and hold its lock while they live.
+
+    `tracking_uri` is the MLflow that they are told of.
+    """
 
     lock: int = -1
+    tracking_uri: str = ""
     _running: set["subprocess.Popen[str]"] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
@@ -57,6 +57,7 @@ class Processes:
         ended = Ended()
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         settings = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **environment}
+        settings["MLFLOW_TRACKING_URI"] = self.tracking_uri
         with self._guard:
             if self._stopping:
                 return Ended(RESUMABLE)
@@ -93,26 +94,6 @@ class Processes:
             self._stopping = True
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Hold the lock of a search's folder, a file descriptor; raises InputError if another one keeps it.
-
-    What a killed search has left behind may still be saving: that is waited for.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + SECONDS_FOR_THE_LAST
-    with (folder / "sweep.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise InputError(f"the same search is running in {folder}; wait for it, or end it") from None
-                time.sleep(0.2)
-        yield lock.fileno()
 
 
 def check_parallel(parallel: int, processes: int, device: str) -> list[str]:

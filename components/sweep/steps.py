@@ -51,10 +51,10 @@ def train_trial_step(
 
     Exits with RESUMABLE if it was stopped.
     """
-    planned, uri = Trial.from_json(trial), os.environ.get("MLFLOW_TRACKING_URI", "")
+    planned = Trial.from_json(trial)
     places = model.parent, packed, "", perceptual, processes, workspace, checkpoint_every
     try:
-        train_trial(Request(planned, *places, uri, experiment, code_version), model)
+        train_trial(Request(planned, *places, experiment, code_version), model)
     except (InputError, RuntimeError) as error:
         # The other trials go on; the worker's own word on it stands in the lines above.
         reason = one_line(str(error))

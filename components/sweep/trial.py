@@ -3,24 +3,21 @@
 python -m components.sweep.trial request.json
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from components.sweep.grid import Trial
 from components.sweep.score import facts, score
 from components.train.launch import train_step
+from components.train.orphan import end_with
 from components.train.settings import Live
 from model.errors import InputError
 from model.images import write_atomically
 
 TRIAL_FILE = "trial.json"
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class Request:
     processes: int
     workspace: str
     checkpoint_every: int
-    tracking_uri: str
     experiment: str
     code_version: str
     parent_process: int = 0
@@ -87,30 +83,20 @@ def train_trial(request: Request, model: Path) -> None:
     trial = request.trial
     tags = {"mlflow.parentRunId": trial.parent} if trial.parent else {}
     parameters = {name: str(value) for name, value in trial.settings.items()}
-    live = Live(request.tracking_uri, request.experiment, trial.name, tags, parameters)
+    live = Live(request.experiment, trial.name, tags, parameters)
     shared = request.workspace or os.environ.get("FUSION_WORKSPACE", "")
     # Trials that differ in epochs alone may go on with one another's checkpoints: none may meet another's.
     own = f"{shared.rstrip('/')}/trial-{trial.number:03}" if shared else ""
     places = request.packed, model, own, request.checkpoint_every
-    how = request.experiment, request.code_version, live
-    train_step(trial.config, request.perceptual, request.processes, *places, *how)
+    how = request.experiment, request.code_version
+    train_step(trial.config, request.perceptual, request.processes, *places, *how, shown=live)
     (model / TRIAL_FILE).write_text(trial.to_json() + "\n")
-
-
-def _end_with(parent: int) -> None:
-    """Let the end of the process `parent`, even by SIGKILL, ask this one to stop: it saves and can go on."""
-    if not parent:
-        return
-    prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_DIE_WITH_PARENT, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(f"the search {parent} is gone")
 
 
 if __name__ == "__main__":
     asked = Request.read(Path(sys.argv[1]))
-    _end_with(asked.parent_process)
+    if asked.parent_process:
+        end_with(asked.parent_process)
     try:
         run_trial(asked)
     except InputError as refusal:

@@ -54,7 +54,7 @@ def train_step(
     checkpoint_every: int,
     experiment: str,
     code_version: str,
-    nodes: Nodes,
+    nodes: Nodes | None = None,
     shown: Live | None = None,
 ) -> None:
     """Train as a pipeline's step: shown live in MLflow, and going on where an earlier attempt at the same was ended.
@@ -62,7 +62,7 @@ def train_step(
     `processes` are those of each node. Checkpoints are below the `workspace` (else FUSION_WORKSPACE, else beside the
     model) until the model is there. Exits with RESUMABLE if it was stopped; raises what `train_model` raises.
     """
-    live = shown or Live(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment, "training")
+    live, nodes = shown or Live(experiment), nodes or Nodes()
     world = processes * nodes.count
     settings = Settings(training, perceptual, world, packed, model, "", checkpoint_every, live, code_version)
     if nodes.count != 1:
@@ -140,7 +140,7 @@ def forget(settings: Settings) -> None:
         CheckpointBucket(settings.checkpoints, {}, folder).clear()
     for path in folder.glob("step-*.safetensors"):
         path.unlink()
-    if not settings.live.tracking_uri or not Deliverer(folder).waiting():
+    if not settings.tracking_uri or not Deliverer(folder).waiting():
         shutil.rmtree(folder, ignore_errors=True)
     beside = settings.model.with_name(settings.model.name + ".checkpoints")
     if folder.parent == beside and not any(beside.iterdir()):
@@ -166,17 +166,18 @@ def check_data(settings: Settings) -> None:
 def own_place(shared: str, settings: Settings) -> str:
     """A place for the checkpoints of this training alone, below a folder or s3://bucket/prefix that others share."""
     index = PackedPairs.open(settings.packed, "train").index
-    whole = asdict(settings.training), settings.identity(index), settings.code_version, settings.live.experiment
+    whole = asdict(settings.training), settings.identity(index), settings.code_version
     return f"{shared.rstrip('/')}/{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def _torchrun(processes: int, settings: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command = [sys.executable, "-m", "components.train.torchrun", str(os.getpid())]
+    command += ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     stopped = settings.with_suffix(".stopped")
     stopped.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [*command, f"--nproc-per-node={processes}", "-m", "components.train.worker", str(settings)],
+        [*command, "-m", "components.train.worker", str(settings)],
         env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"},
     )
     with passed_on(process):
@@ -185,6 +186,8 @@ def _torchrun(processes: int, settings: Path) -> None:
         message = stopped.read_text()
         stopped.unlink()
         raise Stopped(message)
+    if code < 0:
+        raise RuntimeError(f"torchrun was killed by {signal.Signals(-code).name}")
     if code:
         raise RuntimeError(f"torchrun ended with exit code {code}; the lines above say why")
 

@@ -1,6 +1,7 @@
 """What one training run is asked to do, as a file that every process of it reads."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from model.training_config import TrainingConfig
 
 @dataclass(frozen=True)
 class Live:
-    """Where a run is shown while it trains: MLflow's address ("" for nowhere), the experiment, and the run's name.
+    """How a run is shown while it trains, by the MLflow that MLFLOW_TRACKING_URI names: its experiment and its name.
 
-    `tags` and `parameters` are the run's from its start, such as the run of the search that it is a part of.
+    The address stands in no file, since it may hold a password. `tags` and `parameters` are the run's from its start,
+    such as the run of the search that it is a part of.
     """
 
-    tracking_uri: str = ""
     experiment: str = "atlas-fusion"
     name: str = "training"
     tags: dict[str, str] = field(default_factory=dict)
@@ -29,7 +30,8 @@ class Settings:
     """A training run: the loop's configuration, the perceptual feature stack, its input and output folders.
 
     `processes` counts those of all nodes. `checkpoints` is a folder or s3://bucket/prefix of this run alone, "" for
-    none; one is kept every `checkpoint_every` steps, 0 for each epoch. `code_version` is told with the model.
+    none; one is kept every `checkpoint_every` steps, 0 for each epoch. `live` is None for a training that MLflow need
+    not know of. `code_version` is told with the model.
     """
 
     training: TrainingConfig
@@ -39,7 +41,7 @@ class Settings:
     model: Path
     checkpoints: str = ""
     checkpoint_every: int = 0
-    live: Live = field(default_factory=Live)
+    live: Live | None = None
     code_version: str = ""
 
     def __post_init__(self) -> None:
@@ -62,7 +64,12 @@ class Settings:
         raw = json.loads(path.read_text())
         training = TrainingConfig(**raw["training"] | {"loss": LossWeights(**raw["training"]["loss"])})
         folders = {name: Path(raw[name]) for name in ("packed", "model")}
-        return cls(**raw | folders | {"training": training, "live": Live(**raw["live"])})
+        return cls(**raw | folders | {"training": training, "live": raw["live"] and Live(**raw["live"])})
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow that this training is shown by; "" for none."""
+        return os.environ.get("MLFLOW_TRACKING_URI", "") if self.live else ""
 
     @property
     def partial(self) -> Path:

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import distributed
 
+from components.exclusive import exclusive
 from components.tracking import RUN_FILE
 from components.train.bucket import checkpoints
 from components.train.live import SECONDS_WHEN_STOPPED, LiveRun
+from components.train.orphan import end_with
 from components.train.settings import Settings
 from components.train.telemetry import Telemetry
 from model.checkpoint import Checkpoints, Report, told_on_stderr
@@ -42,6 +44,8 @@ def main(path: Path) -> None:
 
     Raises InputError for whatever the settings or the data do not allow, and Stopped if a signal asked for an end.
     """
+    # torchrun's workers outlive it if it is killed; this one saves then, and ends.
+    end_with(os.getppid())
     settings = Settings.read(path)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != settings.processes:
@@ -72,7 +76,7 @@ def _train(settings: Settings, asked: set[int]) -> None:
         train(settings.training, training, validation, features, Callbacks(), keeping)
         return
     fusing = _fuser_config(settings, training.index)
-    with _live(settings) as live:
+    with _alone(settings), _live(settings) as live:
         telemetry = Telemetry(live, fusing, validation, settings.training.epochs, device)
         trained = train(settings.training, training, validation, features, telemetry.callbacks, keeping)
         shutil.rmtree(settings.partial, ignore_errors=True)
@@ -91,15 +95,25 @@ def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device
     return checkpoints(settings.checkpoints, identity, settings.live_folder, report=report)
 
 
+def _alone(settings: Settings) -> AbstractContextManager[object]:
+    """The training's own place for what it goes on from, which no other may change meanwhile."""
+    if not settings.checkpoints:
+        return nullcontext()
+    folder = settings.live_folder
+    return exclusive(
+        folder / "training.lock", f"another training keeps its checkpoints in {folder}; wait for its end, or end it"
+    )
+
+
 @contextmanager
 def _live(settings: Settings) -> Iterator[LiveRun | None]:
     """The run in MLflow that shows this training, ended in the way that the training ends; None without an MLflow."""
     shown = settings.live
-    if not shown.tracking_uri:
+    if not shown or not settings.tracking_uri:
         yield None
         return
     about = shown.tags, shown.parameters
-    live = LiveRun(shown.tracking_uri, shown.experiment, shown.name, settings.live_folder, *about)
+    live = LiveRun(settings.tracking_uri, shown.experiment, shown.name, settings.live_folder, *about)
     try:
         yield live
     except Stopped:

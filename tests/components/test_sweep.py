@@ -164,7 +164,7 @@ class TestParallel:
         assert check_parallel(4, 1, "cuda") == ["7", "5", "3", "1"]
 
 
-def requests(folder: Path, packed: Path, uri: str, parent: str) -> list[Request]:
+def requests(folder: Path, packed: Path, parent: str) -> list[Request]:
     """Three trials: a short one, one that must fail, since its crop is larger than the images, and a longer one."""
     base = BASE | {"epochs": 1, "batch": 2, "crop": 32, "learning_rate": 1e-3}
     trials = [
@@ -173,7 +173,7 @@ def requests(folder: Path, packed: Path, uri: str, parent: str) -> list[Request]
             ({"width": 8, "epochs": 1}, {"width": 128, "crop": 128}, {"width": 16, "epochs": 30}), 1
         )
     ]
-    rest = "ssim", "random", 1, "", 0, uri, "search", "", os.getpid()
+    rest = "ssim", "random", 1, "", 0, "search", "", os.getpid()
     return [Request(trial, folder / f"{trial.number:03}", packed, *rest) for trial in trials]
 
 
@@ -186,7 +186,7 @@ from tests.components.test_sweep import requests
 folder, packed, uri, parent = sys.argv[1:]
 with alone(Path(folder)) as lock:
     run_trials(
-        requests(Path(folder), Path(packed), uri, parent), [""], Processes(lock),
+        requests(Path(folder), Path(packed), parent), [""], Processes(lock, uri),
         lambda number: lambda step, done, total, note: print(f"{number} at {done} of {total}", flush=True),
         lambda outcome: print(f"ended {outcome.trial.number} {outcome.status}", flush=True),
     )
@@ -213,9 +213,9 @@ def twice(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> SimpleNames
     outcomes: list[Outcome] = []
     with alone(folder) as lock:
         run_trials(
-            requests(folder, packed, uri, parent),
+            requests(folder, packed, parent),
             [""],
-            Processes(lock),
+            Processes(lock, uri),
             lambda number: lambda *progress: None,
             outcomes.append,
         )

@@ -23,12 +23,33 @@ def fusion(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([FUSION, *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT)
 
 
-def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tmp_path):
-    command = [FUSION, "train", *SMALL, "--epochs", "12", "-o"]
-    process = subprocess.Popen([*command, "model"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    while not list((tmp_path / "model.work").glob("checkpoints/step-*.safetensors")):
+def started(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+    """A training that has a checkpoint."""
+    command = [FUSION, "train", *SMALL, *arguments]
+    process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not list((cwd / "model.work").glob("checkpoints/step-*.safetensors")):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.1)
+    return process
+
+
+def test_a_torchrun_that_is_killed_takes_its_worker_along_and_is_told_in_one_line(tmp_path):
+    process = started("--epochs", "1000", "-o", "model", cwd=tmp_path)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (torchrun,) = [member for member in family if "components.train.torchrun" in member.cmdline()]
+    torchrun.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = "a process was killed by SIGKILL (out of memory?); the same command goes on from its last checkpoint"
+    assert said.splitlines()[-1] == f"error: training failed: {last}"
+    assert "Traceback (most recent call last):\n  File" not in said.partition("error:")[2]
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tmp_path):
+    arguments = ["--epochs", "12", "-o"]
+    process = started(*arguments, "model", cwd=tmp_path)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -39,7 +60,7 @@ def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tm
     assert not (tmp_path / "model").exists()
 
     for name in ("model", "straight"):
-        done = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+        done = fusion("train", *SMALL, *arguments, name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"wrote {name}; use it with `fusion fuse A B -o OUT --model {name}`" in done.stdout
     resumed, straight = (load_file(tmp_path / name / "weights.safetensors") for name in ("model", "straight"))
