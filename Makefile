@@ -27,8 +27,8 @@ test: $(READY) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: integration
-integration: $(READY) ## Run the tests against OpenStack Swift (Debian: .ci/swift.sh installs it first)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration tests/integration $(ARGS)
+integration: $(READY) ## Run the long tests, and those against OpenStack Swift (.ci/swift.sh installs it on Debian)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m integration $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style and likely mistakes

@@ -225,6 +225,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> SimpleNames
     return SimpleNamespace(folder=folder, uri=uri, parent=parent, before=before, files=files, search=search)
 
 
+@pytest.mark.integration
 def test_a_finished_trial_is_not_trained_again_and_a_half_trained_one_goes_on(twice: SimpleNamespace):
     ended = [line.split()[1:] for line in twice.before if line.startswith("ended")]
     assert ended == [["1", "finished"], ["2", "failed"]]
@@ -234,11 +235,13 @@ def test_a_finished_trial_is_not_trained_again_and_a_half_trained_one_goes_on(tw
     assert 0 < third["resumed_at_step"] < third["steps"] == 30 * 6
 
 
+@pytest.mark.integration
 def test_a_failed_trial_is_told_with_its_reason_and_ends_nothing_else(twice: SimpleNamespace):
     assert [outcome.status for outcome in twice.search.outcomes] == ["finished", "failed", "finished"]
     assert twice.search.outcomes[1].reason == "crop is 128, the images are 64x64; give a smaller crop"
 
 
+@pytest.mark.integration
 def test_the_best_is_best_by_the_measure_of_the_fused_validation_pairs(twice: SimpleNamespace, packed: Path):
     pairs = torch.from_numpy(np.load(packed / "validation.npy")).float() / 255
     values = {}
@@ -255,6 +258,7 @@ def test_the_best_is_best_by_the_measure_of_the_fused_validation_pairs(twice: Si
     assert twice.search.best.trial.number == max(values, key=lambda number: values[number])
 
 
+@pytest.mark.integration
 def test_every_trial_is_a_run_below_the_search_s(twice: SimpleNamespace):
     with connected(twice.uri) as client:
         parent = client.get_run(twice.parent)

@@ -185,6 +185,7 @@ def test_logs_that_may_not_be_read_are_told_and_end_no_training(well, api, spec,
 
 def test_an_existing_model_is_not_overwritten(api, spec, dataset, model, cluster):
     model.mkdir(parents=True)
+    (model / "weights.safetensors").touch()
     with pytest.raises(InputError, match="exists; move it away"):
         run_trainjob(spec, dataset, model, cluster=cluster)
     assert api.requests == []

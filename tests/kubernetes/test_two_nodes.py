@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
+import pytest
 import torch
 from api_server import JOBS
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from components.train.trainjob import JobSpec, run_trainjob
 from model.losses import LossWeights
 from model.training_config import TrainingConfig
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = TrainingConfig(epochs=1, batch=2, crop=16, learning_rate=1e-3, seed=4, loss=LossWeights(perceptual=0.0))
 
