@@ -1,6 +1,7 @@
 """Run a long command as a child: show its progress, pass on what it says, and end as it ends."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def follow(command: list[str], tell: Callable[[int, int, str], None]) -> None:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    with process, passed_on(process):
+    with process, passed_on(process) as passed:
         assert process.stdout is not None
         silent = False
         for line in map(str.rstrip, process.stdout):
@@ -38,11 +39,13 @@ def follow(command: list[str], tell: Callable[[int, int, str], None]) -> None:
             if not silent and not line.startswith(_KINDS):
                 print(line, file=sys.stderr, flush=True)
     told = {kind: [line.removeprefix(kind) for line in lines if line.startswith(kind)] for kind in _KINDS}
-    if process.returncode == RESUMABLE:
-        raise Stopped((told["Stopped: "] or ["stopped"])[-1])
+    if process.returncode == RESUMABLE or (passed and process.returncode):
+        raise Stopped((told["Stopped: "] or ["stopped before it had begun; run it again"])[-1])
     if process.returncode and told["InputError: "]:
         raise InputError(told["InputError: "][0])
     if process.returncode:
         killed = next((match[1] for line in lines if (match := _KILLED.search(line))), "")
+        if process.returncode < 0:
+            killed = signal.Signals(-process.returncode).name
         why = f"a process was killed by {killed} (out of memory?)" if killed else one_line(lines[-1] if lines else "")
         sys.exit(f"error: training failed: {why}; the same command goes on from its last checkpoint")

@@ -123,7 +123,7 @@ def train_model(settings: Settings) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         settings.write(file)
-        _torchrun(settings.processes, file)
+        _torchrun(settings, file)
         if not settings.model.is_dir():
             raise RuntimeError("training ended without a model; see the lines above")
     finally:
@@ -170,7 +170,9 @@ def own_place(shared: str, settings: Settings) -> str:
     return f"{shared.rstrip('/')}/{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _torchrun(processes: int, settings: Path) -> None:
+def _torchrun(wanted: Settings, settings: Path) -> None:
+    """Run torchrun to its end; Stopped if a signal ended it, RuntimeError if it failed, unless the model is there."""
+    processes = wanted.processes
     threads = max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, "-m", "components.train.torchrun", str(os.getpid())]
     command += ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
@@ -180,11 +182,13 @@ def _torchrun(processes: int, settings: Path) -> None:
         [*command, "-m", "components.train.worker", str(settings)],
         env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    with passed_on(process):
+    with passed_on(process) as passed:
         code = process.wait()
-    if stopped.exists():
-        message = stopped.read_text()
-        stopped.unlink()
+    message = stopped.read_text() if stopped.exists() else "stopped before it had begun" if passed and code else ""
+    stopped.unlink(missing_ok=True)
+    if wanted.model.is_dir() and any(wanted.model.iterdir()):
+        return  # A signal that came after the last step only made torchrun call it a failure.
+    if message:
         raise Stopped(message)
     if code < 0:
         raise RuntimeError(f"torchrun was killed by {signal.Signals(-code).name}")
@@ -193,18 +197,20 @@ def _torchrun(processes: int, settings: Path) -> None:
 
 
 @contextmanager
-def passed_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Within, SIGTERM and SIGINT of this process go to `process`, which ends once its workers have saved."""
+def passed_on(process: "subprocess.Popen[Any]") -> Iterator[list[int]]:
+    """Within, SIGTERM and SIGINT of this process go to `process`, which ends once its workers have saved; which did."""
+    passed: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        passed.append(number)
         process.send_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # Only the main thread may handle signals.
+        yield passed  # Only the main thread may handle signals.
         return
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

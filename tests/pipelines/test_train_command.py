@@ -47,6 +47,19 @@ def test_a_torchrun_that_is_killed_takes_its_worker_along_and_is_told_in_one_lin
     assert not (tmp_path / "model").exists()
 
 
+def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
+    command = [FUSION, "train", *SMALL, "--epochs", "1000", "-o", "model"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (tmp_path / "model.settings.json").exists():
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == RESUMABLE, said
+    assert "stopped" in said.splitlines()[-1] and "run it again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
 def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tmp_path):
     arguments = ["--epochs", "12", "-o"]
     process = started(*arguments, "model", cwd=tmp_path)
