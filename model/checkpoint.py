@@ -135,7 +135,7 @@ def newest(candidates: Iterable[Candidate], identity: dict[str, Any], report: Re
         except Damaged as damage:
             refused.append(candidate.place)
             candidate.refused.add(candidate.step)
-            report(f"the checkpoint {candidate.place} is refused: {damage}; the one before it is used")
+            report(f"the checkpoint {candidate.place} is refused: {damage}; an older one is looked for")
     if refused:
         report(f"no whole checkpoint is left beside {refused[-1]}; training starts from the beginning")
     return None

@@ -231,7 +231,9 @@ class _Training:
         self.optimiser.step()
         self.optimiser.zero_grad()
         if self.average:
-            torch._foreach_lerp_(self.average, self.weights, 1 - self.config.ema)
+            # At first it follows more closely, so that it soon forgets the random weights of the beginning.
+            decay = min(self.config.ema, (1 + self.progress.step) / (10 + self.progress.step))
+            torch._foreach_lerp_(self.average, self.weights, 1 - decay)
         told = self._shared(losses, norm)
         self.sums += told[: len(TERMS)].double() * self.sampler.images_of(self.progress.step % self.sampler.steps)
         self.unread.append(told)
@@ -403,7 +405,7 @@ def local_rank() -> int:
 def _distributed(network: nn.Module) -> DistributedDataParallel:
     # Looking for unused weights keeps DDP from regrouping the gradients after its first step, so that a resumed
     # training adds them up in the order of one that was never stopped. Statistics are shared by the loop itself.
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
     return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 

@@ -11,12 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from components.exclusive import exclusive
 from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
+from components.ingest.remote import SCHEME
 from components.preprocess.packing import pack
 from components.preprocess.preparation import Preparation
 from components.train.bucket import checkpoints as checked_place
-from components.train.launch import exiting_when_stopped, forget, train_model, training_config
+from components.train.launch import exiting_when_stopped, forget, tidy, train_model, training_config
 from components.train.settings import Live, Settings
 from model.errors import InputError
 from model.training_config import TrainingConfig
@@ -66,29 +68,33 @@ def main(parameters: Parameters, output: Path, checkpoints: str) -> None:
     config.torch_device(parameters.processes - 1)
     if checkpoints:
         checked_place(checkpoints, {}, work)
-    settings = Settings(
-        config,
-        parameters.perceptual,
-        parameters.processes,
-        packed_data(parameters, work),
-        output,
-        checkpoints or str(work / "checkpoints"),
-        parameters.checkpoint_every,
-        Live(parameters.experiment, output.name),
-        parameters.code_version,
-    )
-    try:
-        with exiting_when_stopped():
-            train_model(settings)
-    except InputError:
-        if not list(work.glob("checkpoints/step-*")):
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    if not checkpoints:
-        forget(settings)
-    shutil.rmtree(work / "packed")
-    if not any(work.iterdir()):
-        work.rmdir()
+    with exclusive(work / "train.lock", f"another training into {output} is running; wait for its end, or end it"):
+        settings = Settings(
+            config,
+            parameters.perceptual,
+            parameters.processes,
+            packed_data(parameters, work),
+            output,
+            checkpoints or str(work / "checkpoints"),
+            parameters.checkpoint_every,
+            Live(parameters.experiment, output.name),
+            parameters.code_version,
+        )
+        try:
+            with exiting_when_stopped():
+                train_model(settings)
+        except InputError:
+            if not list(work.glob("checkpoints/step-*")):
+                shutil.rmtree(work)
+            raise
+        if not checkpoints:
+            forget(settings)
+        elif checkpoints.startswith(SCHEME):
+            tidy(settings)
+        shutil.rmtree(work / "packed")
+        (work / "train.lock").unlink()
+        if not any(work.iterdir()):
+            work.rmdir()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.ingest.remote import SCHEME, Remote, parse_remote
 from components.ingest.s3 import Bucket, Corrupted
+from components.tracking import RUN_FILE
 from model.checkpoint import (
     KEEP,
     Candidate,
@@ -65,6 +66,7 @@ class CheckpointBucket:
     _bucket: Bucket = field(init=False)
     _local: CheckpointFolder = field(init=False)
     _away: bool = field(default=False, init=False)
+    _along: str = field(default="", init=False)
     _refused: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ class CheckpointBucket:
         if self._away:
             self.report(f"{self._remote} is back; it has the checkpoint of step {checkpoint.step}")
         self._away = False
+        self._take_along()
         self._refused.discard(checkpoint.step)
         self._remove_outdated(checkpoint.step)
 
@@ -118,11 +121,21 @@ class CheckpointBucket:
             self.report(f"going on from {self._local.path(found.step)}, which never reached {self._remote}")
         return found
 
+    def bring(self, name: str) -> None:
+        """Fetch the small file `name` that an earlier attempt left beside its checkpoints, unless `scratch` has it."""
+        self._along = name
+        if (self.scratch / name).exists() or not self._bucket.names(self._beside(name), name):
+            return
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self._bucket.download(self._beside(name), self._bucket.md5(self._beside(name), name), self.scratch / name, name)
+
     def clear(self) -> None:
-        """Remove every checkpoint of the bucket; what cannot be removed is reported."""
+        """Remove every checkpoint of the bucket, and what lies beside; what cannot be removed is reported."""
         try:
             for step in self._steps():
                 self._bucket.remove(self._key(step), _what(step))
+            for key in self._bucket.names(self._beside(RUN_FILE), RUN_FILE):
+                self._bucket.remove(key, RUN_FILE)
         except InputError as error:
             self.report(f"checkpoints stay in {self._remote}: {error}")
 
@@ -145,6 +158,19 @@ class CheckpointBucket:
                 raise InputError(
                     f"cannot write {what} into {tempfile.gettempdir()}: {error.strerror}; free space there"
                 ) from None
+
+    def _take_along(self) -> None:
+        """Put the file that `bring` was asked for beside the checkpoints, once it is there."""
+        path = self.scratch / self._along
+        if self._along and path.is_file():
+            try:
+                self._bucket.upload(self._beside(self._along), path.read_bytes(), self._along)
+                self._along = ""
+            except InputError as error:
+                self.report(f"{path} is only on this machine: {error}")
+
+    def _beside(self, name: str) -> str:
+        return "/".join(filter(None, (self._remote.prefix, name)))
 
     def _remove_outdated(self, saved: int) -> None:
         try:

@@ -29,6 +29,9 @@ from model.training import sampler
 from model.training_config import TrainingConfig
 from model.vgg import feature_stack
 
+# What DDP has to say about itself is known, and would stand among the lines for the user.
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -134,12 +137,18 @@ def train_model(settings: Settings) -> None:
 
 
 def forget(settings: Settings) -> None:
-    """Remove the checkpoints of a training whose model is there, and MLflow's journal if MLflow has all of it."""
+    """Remove the checkpoints of a training whose model is there, and what `tidy` removes."""
     folder = settings.live_folder
     if settings.checkpoints.startswith(SCHEME):
         CheckpointBucket(settings.checkpoints, {}, folder).clear()
     for path in folder.glob("step-*.safetensors"):
         path.unlink()
+    tidy(settings)
+
+
+def tidy(settings: Settings) -> None:
+    """Remove the copies of checkpoints and MLflow's journal of a training that is done, if MLflow has all of it."""
+    folder = settings.live_folder
     if not settings.tracking_uri or not Deliverer(folder).waiting():
         shutil.rmtree(folder, ignore_errors=True)
     beside = settings.model.with_name(settings.model.name + ".checkpoints")
@@ -180,7 +189,7 @@ def _torchrun(wanted: Settings, settings: Path) -> None:
     stopped.unlink(missing_ok=True)
     process = subprocess.Popen(
         [*command, "-m", "components.train.worker", str(settings)],
-        env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"},
+        env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1", **_QUIET},
     )
     with passed_on(process) as passed:
         code = process.wait()

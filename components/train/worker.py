@@ -24,7 +24,7 @@ from torch import distributed
 
 from components.exclusive import exclusive
 from components.tracking import RUN_FILE
-from components.train.bucket import checkpoints
+from components.train.bucket import CheckpointBucket, checkpoints
 from components.train.live import SECONDS_WHEN_STOPPED, LiveRun
 from components.train.orphan import end_with
 from components.train.settings import Settings
@@ -92,7 +92,11 @@ def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device
         return None
     report: Report = told_on_stderr if rank == 0 else lambda line: None
     identity = settings.identity(training.index) | {"device": device.type}
-    return checkpoints(settings.checkpoints, identity, settings.live_folder, report=report)
+    place = checkpoints(settings.checkpoints, identity, settings.live_folder, report=report)
+    if rank == 0 and isinstance(place, CheckpointBucket):
+        # The run in MLflow goes on too, where the training does so on another machine.
+        place.bring(RUN_FILE)
+    return place
 
 
 def _alone(settings: Settings) -> AbstractContextManager[object]:

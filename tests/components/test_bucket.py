@@ -223,3 +223,17 @@ def test_the_place_says_where_checkpoints_are_kept(tmp_path, aws):
     with pytest.raises(InputError, match=r"is no S3 address; give s3://bucket/prefix for the checkpoints"):
         checkpoints("s3://", IDENTITY, tmp_path)
     assert not os.path.lexists("relative")
+
+
+def test_the_run_in_mlflow_is_known_on_another_machine_until_all_is_cleared(place, keys, tmp_path):
+    first = place()
+    first.bring("mlflow_run.json")
+    first.save(checkpoint(1))
+    assert keys() == ["team/run-7/step-00000001.safetensors"]
+    (tmp_path / "scratch" / "mlflow_run.json").write_text('{"run_id": "7"}')
+    first.save(checkpoint(2))
+    second = place("another machine's")
+    second.bring("mlflow_run.json")
+    assert (tmp_path / "another machine's" / "mlflow_run.json").read_text() == '{"run_id": "7"}'
+    second.clear()
+    assert keys() == []

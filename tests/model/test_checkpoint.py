@@ -153,7 +153,7 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_is_used(place, line
     spoil(place.path(2))
     assert_same(place.latest(), checkpoint(1))
     (line,) = lines
-    assert str(place.path(2)) in line and "is refused" in line and "the one before it is used" in line
+    assert str(place.path(2)) in line and "is refused" in line and "an older one is looked for" in line
     assert "\n" not in line
 
 
