@@ -130,6 +130,7 @@ def images_of(client: Any, run_id: str) -> list[str]:
     return sorted(file.path for file in client.list_artifacts(run_id, "images"))
 
 
+@pytest.mark.integration
 class TestServerKilled:
     def test_every_point_and_image_is_there_once(
         self, server: Server, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -178,6 +179,7 @@ class TestServerKilled:
         assert [run.info.run_id for run in found] == [run_id]
 
 
+@pytest.mark.integration
 class TestResume:
     def test_a_killed_training_goes_on_in_its_run_and_repeats_no_step(
         self, server: Server, client: Any, tmp_path: Path

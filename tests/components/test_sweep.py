@@ -17,9 +17,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.exclusive import exclusive
 from components.sweep.grid import NUMBERS_AND_CHOICES, Trial, parse_axes, parse_values, plan
 from components.sweep.outcome import Outcome, Search
-from components.sweep.running import Processes, alone, check_parallel, run_trials
+from components.sweep.running import Processes, check_parallel, run_trials
 from components.sweep.runs import close_search, open_search
 from components.sweep.score import check_measure
 from components.sweep.steps import choose_step, plan_step, score_step, train_trial_step
@@ -180,11 +181,12 @@ def requests(folder: Path, packed: Path, parent: str) -> list[Request]:
 RUN = """
 import sys
 from pathlib import Path
-from components.sweep.running import Processes, alone, run_trials
+from components.exclusive import exclusive
+from components.sweep.running import Processes, run_trials
 from tests.components.test_sweep import requests
 
 folder, packed, uri, parent = sys.argv[1:]
-with alone(Path(folder)) as lock:
+with exclusive(Path(folder) / "sweep.lock", "running") as lock:
     run_trials(
         requests(Path(folder), Path(packed), parent), [""], Processes(lock, uri),
         lambda number: lambda step, done, total, note: print(f"{number} at {done} of {total}", flush=True),
@@ -211,7 +213,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> SimpleNames
     first.stdout.close()
     files = {path: path.stat().st_mtime_ns for path in folder.glob("001/**/*") if path.is_file()}
     outcomes: list[Outcome] = []
-    with alone(folder) as lock:
+    with exclusive(folder / "sweep.lock", "running") as lock:
         run_trials(
             requests(folder, packed, parent),
             [""],
@@ -303,6 +305,9 @@ def test_a_pipeline_s_failed_trial_is_passed_on_as_such_and_the_best_is_copied(
 
 
 def test_the_same_search_cannot_run_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("components.sweep.running.SECONDS_FOR_THE_LAST", 0.0)
-    with alone(tmp_path), pytest.raises(InputError, match="the same search is running"), alone(tmp_path):
+    monkeypatch.setattr("components.exclusive.SECONDS_FOR_THE_LAST", 0.0)
+    lock = tmp_path / "sweep.lock"
+    with exclusive(lock, "no"), pytest.raises(InputError, match="it is running"), exclusive(lock, "it is running"):
+        pass
+    with exclusive(lock, "the first has given it back"):
         pass

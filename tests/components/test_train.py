@@ -64,7 +64,8 @@ def test_training_again_gives_the_same_weights(trained, packed, tmp_path):
         assert torch.equal(tensor, again[name]), name
 
 
-def test_the_component_shows_progress_and_leaves_the_model(packed, tmp_path, capfd):
+def test_the_component_shows_progress_and_leaves_the_model(packed, tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     model = dsl.Model(uri=str(tmp_path / "model"))
     train_component.python_func(
         packed=dsl.Dataset(uri=str(packed)),

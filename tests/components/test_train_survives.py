@@ -59,7 +59,7 @@ def end(process: "subprocess.Popen[str]") -> str:
     return errors
 
 
-@pytest.mark.parametrize("every", [0, 4])
+@pytest.mark.parametrize("every", [0, pytest.param(4, marks=pytest.mark.integration)])
 def test_a_training_killed_anywhere_ends_with_the_weights_of_one_never_killed(packed, tmp_path, every: int):
     worker = "components.train.worker"
     straight = Settings(CONFIG, "random", 1, packed, tmp_path / "straight")
@@ -79,6 +79,7 @@ def test_a_training_killed_anywhere_ends_with_the_weights_of_one_never_killed(pa
     assert 0 < facts["resumed_at_step"] < STEPS
 
 
+@pytest.mark.integration
 def test_two_processes_asked_to_stop_save_and_go_on_and_equal_one_with_the_twofold_batch(packed, tmp_path):
     launch = "components.train.launch"
     straight = Settings(CONFIG, "random", 2, packed, tmp_path / "straight")

@@ -65,12 +65,12 @@ def test_without_any_run_the_job_has_no_name(spec, dataset, model, cluster):
 
 def test_a_second_attempt_attaches_to_the_job_of_the_first(api, well, spec, dataset, model, cluster, capfd):
     begun, go_on = threading.Event(), threading.Event()
-    api.on_create = lambda job: (begun.set(), go_on.wait(20), well(job))
+    api.on_create = lambda job: (begun.set(), go_on.wait(300), well(job))
     first = replace(cluster, patience=0.05)
     away = Fault("GET", JOBS, 503, "upgrading", times=10**6)
 
     def lose_the_server() -> None:
-        begun.wait(20)
+        begun.wait(300)
         api.faults += [away, Fault("GET", JOBS, 503, "upgrading", times=10**6, watch=True)]
 
     threading.Thread(target=lose_the_server).start()

@@ -60,6 +60,7 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.integration
 def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tmp_path):
     arguments = ["--epochs", "12", "-o"]
     process = started(*arguments, "model", cwd=tmp_path)
