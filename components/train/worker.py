@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +38,8 @@ from model.networks import NETWORKS
 from model.pairs import PackedPairs
 from model.training import Callbacks, Keeping, Trained, local_rank, rank_and_world, train
 from model.vgg import feature_stack
+
+LIBRARIES = ("torch", "numpy", "safetensors")
 
 
 def main(path: Path) -> None:
@@ -147,7 +150,7 @@ def _save(settings: Settings, trained: Trained, fusing: FuserConfig, index: dict
         "pairs": {split: len(entries) for split, entries in index["splits"].items()},
         "subjects": {split: sorted({e["subject"] for e in entries}) for split, entries in index["splits"].items()},
         "hardware": _hardware(next(trained.network.parameters()).device),
-        "libraries": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
     Fuser(trained.network, fusing).save(settings.partial)
     (settings.partial / "curves.json").write_text(json.dumps(trained.curves, indent=1) + "\n")
