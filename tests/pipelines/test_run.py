@@ -197,6 +197,7 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.integration
 def test_awkward_folder_names_and_a_strategy_of_choice(ran, tmp_path):
     # KFP puts the interpreter in place of every "python3"; a module of the current folder could stand in for ours.
     folder = tmp_path / "it's a python3 [bold] folder"
