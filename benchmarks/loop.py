@@ -4,7 +4,8 @@ python -m benchmarks.loop [--json] [--device cuda] [--steps N] [--repetitions N]
 
 The loop as the pipeline runs it (`model.training.train` with checkpoints and a live run in an MLflow file) and the bare
 network, losses and optimiser on ready batches take turns; `overhead` is the median of what the loop takes longer, as a
-share of its time. A step's time is from one report to the next, so that start and validation are left out.
+share of its time. A step's time is the median from one report to the next, so that start and validation are left out;
+so is opening the run in MLflow, which takes a core some seconds once.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +46,25 @@ def pairs(count: int, size: int) -> PackedPairs:
 
 def loop_seconds(setting: Setting, features: FeatureStack, data: PackedPairs) -> float:
     """Seconds a step of the whole loop."""
-    ends: list[float] = []
+    ends: list[tuple[int, float]] = []
     config = TrainingConfig(epochs=1, batch=BATCH, device=setting.device, statistics="image")
     device = config.torch_device()
     with tempfile.TemporaryDirectory() as folder:
         held_out = PackedPairs(data.images[:1], data.entries[:1], data.index)
         uri, place = f"sqlite:///{folder}/mlflow.db", Path(folder) / "live"
         with redirect_stdout(io.StringIO()), LiveRun(uri, "benchmark", "loop", place) as live:
+            while live.run_id is None:
+                time.sleep(0.2)
             telemetry = Telemetry(live, FuserConfig(), held_out, 1, device).callbacks
 
             def step(report: StepReport) -> None:
                 telemetry.step(report)
-                ends.append(time.perf_counter())
+                ends.append((report.step, time.perf_counter()))
 
             keeping = Keeping(CheckpointFolder(Path(folder) / "kept", {}), every=max(2, setting.steps // 2))
             train(config, data, held_out, features, Callbacks(step, telemetry.epoch), keeping)
-    steps = len(data) * 2 // BATCH
     # On a GPU only every few steps are reported.
-    reported = steps * (len(ends) - 1) / len(ends)
-    return (ends[-1] - ends[0]) / reported
+    return statistics.median((end - start) / (last - first) for (first, start), (last, end) in pairwise(ends))
 
 
 def bare_seconds(setting: Setting, features: FeatureStack, data: PackedPairs) -> float:
@@ -72,14 +74,13 @@ def bare_seconds(setting: Setting, features: FeatureStack, data: PackedPairs) ->
     criterion = FusionLoss(LossWeights(), features.to(device))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     batches = torch.cat(data.batch(slice(None))).to(device).split(BATCH)
-    start = 0.0
-    for number, batch in enumerate(batches):
-        if number == 1:
-            start = _now(device)
+    ends = []
+    for batch in batches:
         criterion(network(batch, "image"), batch)["total"].backward()
         optimiser.step()
         optimiser.zero_grad()
-    return (_now(device) - start) / (len(batches) - 1)
+        ends.append(_now(device))
+    return statistics.median(end - start for start, end in pairwise(ends))
 
 
 def _now(device: torch.device) -> float:
