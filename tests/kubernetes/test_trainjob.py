@@ -77,8 +77,10 @@ def test_a_second_attempt_attaches_to_the_job_of_the_first(api, well, spec, data
     api.faults.append(Fault("GET", JOBS, 410, refusal(410, "Expired", "too old"), times=10**6, watch=True))
     assert "does not answer (503" in complaint(spec, dataset, model, first)
     api.faults.clear()
-    go_on.set()
-    run_trainjob(spec, dataset, model, cluster=cluster)
+    # The job goes on only once the second attempt looks at it: of one that has left its model it would take that.
+    second, find = replace(cluster), cluster.find
+    second.find = lambda name: (go_on.set(), find(name))[1]
+    run_trainjob(spec, dataset, model, cluster=second)
     assert model.is_dir()
     assert "attached to it" in capfd.readouterr().out
     assert sum(event == "ADDED" and kind == JOBS for _, kind, event, _ in api.history) == 1
