@@ -116,3 +116,9 @@ def test_a_server_that_never_answers_is_given_up(keeper, cutting, tmp_path):
     with pytest.raises(InputError, match="does not answer"):
         register(make_folders(tmp_path), away.address, "silent")
 
+
+def test_a_connection_that_breaks_off_for_good_is_told(keeper, cutting, tmp_path):
+    away = cutting(after=6000, cuts=10**6)
+    with pytest.raises(InputError, match="breaks off") as told:
+        register(make_folders(tmp_path), away.address, "broken-off")
+    assert "\n" not in str(told.value)
