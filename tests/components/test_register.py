@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -23,9 +23,12 @@ from kfp import compiler, dsl, local
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from components.evaluate.evaluation import MethodResult
+from components.evaluate import floors
+from components.evaluate.evaluation import MethodResult, evaluate, read_training, write_evaluation
 from components.image import IMAGE
+from components.ingest.phantom import PhantomConfig
 from components.register import component, gate, promotion, registry
+from components.register.champion import fetch_champion, find_champion
 from components.register.record import Origin
 from components.validate.reference import find_reference
 from model.errors import InputError
@@ -341,16 +344,57 @@ class TestSuccession:
         monkeypatch.setattr(promotion, "crown", crown_the_first_before)
         monkeypatch.setattr(promotion, "judge_champion", measure_the_first)
         made = register(make_folders(tmp_path / "second", 2), store.uri, name)
-        assert (made.promoted, made.over) == (promoted, "1") and "version 1" in str(made.checks)
+        assert (made.promoted, made.over) == (promoted, "1")
         aliases = {k: str(v) for k, v in store.client.get_registered_model(name).aliases.items()}
         assert aliases == ({"champion": "2", "previous": "1"} if promoted else {"champion": "1", "challenger": "2"})
         version = store.client.get_model_version(name, "2")
         assert version.tags["gate_reason"] == made.reason and made.reason in version.description
         if theirs is None:
-            assert made.reason.endswith("of the champion (version 1) was not measured on these pairs; run again")
+            assert "could not be measured on these pairs (the packed pairs are gone" in made.reason
         import mlflow
 
         assert mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")["over"] == "1"
+
+    def test_the_champion_is_fetched_and_measured_on_the_candidates_pairs(
+        self, store: SimpleNamespace, tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(floors, "HEADS", PhantomConfig(subjects=1, slices=4, size=64, seed=20))
+        both = [replace(make_folders(tmp_path / str(seed), seed), packed=packed) for seed in (1, 2)]
+        judged = []
+        for folders in both:
+            judged.append(evaluate(folders.model, packed, ["sfnn"]))
+            write_evaluation(judged[-1], *read_training(folders.model), folders.evaluation)
+        first, second = both
+        register(first, store.uri, "measured")
+        store.client.set_registered_model_alias("measured", "champion", "1")
+        made = register(second, store.uri, "measured")
+        (check,) = [check for check in made.checks if check["name"] == "vif above the champion (version 1)"]
+        theirs, ours = (each.method("network-sfnn").mean("vif") for each in judged)
+        assert (check["candidate"], check["other"], check["n"]) == (ours, pytest.approx(theirs, abs=2e-5), 2)
+
+        # What the pipeline does: the champion's address goes to evaluation, whose table then holds it.
+        assert find_champion("measured", first.model, store.uri) == ""
+        address = find_champion("measured", second.model, store.uri)
+        assert address == "models:/measured/1"
+        row = evaluate(second.model, packed, ["sfnn"], champion=fetch_champion(address, store.uri)).method("champion")
+        assert row.mean("vif") == pytest.approx(theirs, abs=2e-5)
+
+    def test_a_champion_that_cannot_be_named_or_fetched_is_said_and_stops_nothing(
+        self,
+        store: SimpleNamespace,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = make_folders(tmp_path / "in", 3).model
+        assert find_champion("nobody", folder, store.uri) == find_champion("any", folder) == ""
+        assert find_champion("any", folder, f"sqlite:///{tmp_path}/none.db") == ""
+        assert capsys.readouterr().out == "" and not (tmp_path / "none.db").exists()
+        assert find_champion("any", folder, f"http://127.0.0.1:{free_port()}") == ""
+        assert "could not be asked for its champion: MLflow server" in capsys.readouterr().out
+        assert fetch_champion("models:/ct-mri/9", store.uri) is fetch_champion("") is None
+        assert "the champion models:/ct-mri/9 cannot be judged: no model version 9" in capsys.readouterr().out
 
     def test_a_promotion_cut_short_and_succeeded_since_stays_one(
         self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
