@@ -406,6 +406,7 @@ def _distributed(network: nn.Module) -> DistributedDataParallel:
     # Looking for unused weights keeps DDP from regrouping the gradients after its first step, so that a resumed
     # training adds them up in the order of one that was never stopped. Statistics are shared by the loop itself.
     warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 

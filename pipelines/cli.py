@@ -1,6 +1,5 @@
 """The `fusion` command line; every command imports what it needs when it runs."""
 
-import errno
 import inspect
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.errors import RESUMABLE, InputError, Stopped, one_line
+from model.errors import RESUMABLE, InputError, Stopped, one_line, unfit_places_refused
 from pipelines.data import app as data
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING, described
 
@@ -33,11 +32,6 @@ app.add_typer(weights, name="weights")
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 
-# What makes a place unfit whatever a program does there; any other OSError may be a defect of ours.
-_UNFIT_PLACE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-}
 _READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 
 Runs = Annotated[
@@ -427,35 +421,24 @@ def ui(
 def main() -> None:
     """The entry point: what the user can mend ends with one line and exit code 2, a closed standard output silently."""
     try:
-        try:
-            app()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
+        with unfit_places_refused():
+            try:
+                app()
+            finally:
+                if sys.stdout:
+                    sys.stdout.flush()
     except InputError as error:
         _refuse(str(error))
     except Stopped as error:
         typer.echo(str(error), err=True)
         sys.exit(RESUMABLE)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            _leave_output(_READER_LEFT)
-        if error.errno not in _UNFIT_PLACE:
-            raise
-        _refuse(_unfit(error))
+    except BrokenPipeError:
+        _leave_output(_READER_LEFT)
     except SystemExit as end:
         # typer and rich end the program by themselves when they meet a closed standard output.
         if isinstance(end.__context__, BrokenPipeError):
             _leave_output(_READER_LEFT)
         raise
-
-
-def _unfit(error: OSError) -> str:
-    """What the system will not do, and where; it names no place when what was open can take no more."""
-    if isinstance(error.filename, str | bytes):
-        where = os.fsdecode(error.filename)
-        return one_line(f"cannot use {where}: {error.strerror}; check its permissions, or choose another place")
-    return f"cannot write: {error.strerror}; make room, or write to another place"
 
 
 def _refuse(message: str) -> NoReturn:
