@@ -6,6 +6,7 @@ python -m pipelines.train '{"parameters": {...}, "output": "model", "checkpoints
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -99,6 +100,8 @@ def main(parameters: Parameters, output: Path, checkpoints: str) -> None:
             )
             with exiting_when_stopped():
                 train_model(settings)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # the model is there: only tidying is left
         except (InputError, OSError):
             if not list(work.glob("checkpoints/step-*")):
                 shutil.rmtree(work, ignore_errors=True)

@@ -193,7 +193,8 @@ def _torchrun(wanted: Settings, settings: Path) -> None:
     )
     with passed_on(process) as passed:
         code = process.wait()
-    message = stopped.read_text() if stopped.exists() else "stopped before it had begun" if passed and code else ""
+    unsaved = "stopped before it had begun, or could save where it stood" if passed and code else ""
+    message = stopped.read_text() if stopped.exists() else unsaved
     stopped.unlink(missing_ok=True)
     if wanted.model.is_dir() and any(wanted.model.iterdir()):
         return  # A signal that came after the last step only made torchrun call it a failure.

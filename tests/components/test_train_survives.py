@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.exclusive import exclusive
 from components.progress import parse
 from components.train.settings import Settings
-from model.errors import RESUMABLE
+from model.errors import RESUMABLE, InputError
 from model.pairs import PackedPairs
 from model.training import train
 from model.training_config import TrainingConfig
@@ -116,6 +118,33 @@ def test_another_trainings_checkpoint_is_refused_by_what_differs(packed, tmp_pat
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "InputError:" in errors and "training.learning_rate is 0.001 there and 0.0001 here" in errors
+
+
+def test_a_model_that_its_place_does_not_take_is_told_in_one_line_and_loses_no_checkpoint(packed, tmp_path):
+    kept = tmp_path / "kept"
+    settings = Settings(CONFIG, "random", 1, packed, tmp_path / ("m" * 250), str(kept))
+    process = start("components.train.worker", settings, tmp_path / "s.json")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (told,) = [line for line in errors.splitlines() if line.startswith("InputError: ")]
+    assert "cannot write the model" in told and "run again to go on" in told and "Traceback" not in errors
+    assert f"step-{STEPS:08d}.safetensors" in [path.name for path in kept.iterdir()]
+
+
+def test_a_lock_that_its_holder_removes_lets_one_other_in(tmp_path, monkeypatch):
+    file = tmp_path / "training.lock"
+    with ExitStack() as holder:
+        holder.enter_context(exclusive(file, "first"))
+
+        def leave(seconds: float) -> None:
+            file.unlink()
+            holder.close()
+
+        monkeypatch.setattr("components.exclusive.time.sleep", leave)
+        with exclusive(file, "second"):
+            monkeypatch.setattr("components.exclusive.SECONDS_FOR_THE_LAST", -1.0)
+            with pytest.raises(InputError, match="third"), exclusive(file, "third"):
+                pass
 
 
 def test_as_many_processes_as_the_settings_are_for_must_be_started(packed, tmp_path):
