@@ -140,6 +140,10 @@ def train(
     It is neither judged nor registered. Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on
     where it was, to the same weights.
     """
+    import signal
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, _stop)
     from pipelines.display import progress_bar
     from pipelines.prepare import prepare
     from pipelines.train import train as train_alone
@@ -416,6 +420,11 @@ def ui(
     os.execve(
         sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], os.environ | settings
     )
+
+
+def _stop(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """What a signal does as long as the training has not begun."""
+    raise Stopped("stopped before it had begun; run it again")
 
 
 def main() -> None:

@@ -235,6 +235,8 @@ def test_whole_images_of_any_shape_are_trained_on(packed, shape: tuple[int, int]
         ({"patience": -1}, "patience is -1"),
         ({"clip": -1.0}, "clip is -1.0"),
         ({"ema": 1.0}, "ema is 1.0"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0"),
+        ({"seed": 2**32}, "seed is 4294967296"),
         ({"precision": "float16"}, "choose one of auto, float32, bfloat16"),
         ({"statistics": "stored"}, "choose one of batch, image"),
         ({"device": "gpu"}, "choose one of auto, cpu, cuda"),
