@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import boto3
 import pytest
-from api_server import ApiServer
+from api_server import LONG, ApiServer
 from moto.server import ThreadedMotoServer
 
 from components.train.cluster import Cluster
@@ -39,9 +39,9 @@ def kubeconfig(api, tmp_path, monkeypatch):
 
 @pytest.fixture
 def cluster(kubeconfig, tmp_path):
-    """The cluster of that server, asked impatiently."""
+    """The cluster of that server, asked again at once; the time-outs only bound a hang."""
     connected = Cluster.connect(service_account=tmp_path / "none")
-    return replace(connected, patience=30.0, pause=0.01, seconds=(5.0, 10.0), stopped=threading.Event())
+    return replace(connected, patience=LONG, pause=0.01, seconds=(LONG, LONG), stopped=threading.Event())
 
 
 @pytest.fixture(scope="session")
