@@ -32,12 +32,13 @@ PIXELS = np.arange(64 * 48, dtype=np.uint32).reshape(64, 48).astype(np.uint8)
 KILLED_TRAINING = """
 import os, signal, sys
 from pathlib import Path
+from threading import Event
 from components.train.live import LiveRun
 live = LiveRun(sys.argv[1], "live", "killed", Path(sys.argv[2]))
 for step in range(1, 21):
     live.metrics({"loss": 1 / step}, step)
 while live.run_id is None:
-    os.sched_yield()
+    Event().wait(0.1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -67,12 +68,12 @@ class Server:
 
     def answers(self) -> bool:
         try:
-            return requests.get(f"{self.uri}/health", timeout=5).ok
+            return requests.get(f"{self.uri}/health", timeout=60).ok
         except requests.RequestException:
             return False
 
 
-def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Ask until the answer is true."""
     never, end = Event(), time.monotonic() + seconds
     while not (answer := condition()):
@@ -100,10 +101,10 @@ def client(server: Server) -> Iterator[Any]:
 @pytest.fixture
 def sending(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
     """The sender's work in this process, for a training that has ended."""
-    for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "2"}.items():
+    for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "60"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
 
-    def start(folder: Path, uri: str = server.uri, seconds: float = 30.0) -> bool:
+    def start(folder: Path, uri: str = server.uri, seconds: float = 300.0) -> bool:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         return send(folder, Control(seconds))
 
@@ -135,9 +136,7 @@ class TestServerKilled:
     def test_every_point_and_image_is_there_once(
         self, server: Server, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        begun = time.perf_counter()
         live = LiveRun(server.uri, "live", "first", tmp_path, {"profile": "quick"}, {"seed": "1"})
-        started = time.perf_counter() - begun
         live.metrics({"loss": 1.0, "lr": 0.1}, 1)
         live.image("validation/pair 1", PIXELS, 1)
         run_id = until(lambda: live.run_id)
@@ -145,17 +144,13 @@ class TestServerKilled:
         server.kill()
         live.metrics({"loss": 0.5, "lr": float("nan")}, 2)
         until(lambda: "does not answer" in capfd.readouterr().err)
-        begun = time.perf_counter()
         for step in range(3, 2503):
             live.metrics({"loss": 1 / step, "lr": 0.1}, step)
-        each = (time.perf_counter() - begun) / 2500
         live.image("validation/pair 1", PIXELS, 2502)
         server.start()
         until(lambda: "answers again" in capfd.readouterr().err)
         live.metrics({"loss": 0.0, "lr": 0.1}, 2503)
-        with capfd.disabled():
-            print(f"\nLiveRun() {1e3 * started:.1f} ms; metrics() {1e6 * each:.0f} us each while the server was down")
-        assert live.close(seconds=90) == Delivery(2 * 2503 + 2, 0)
+        assert live.close(seconds=300) == Delivery(2 * 2503 + 2, 0)
         assert steps_of(client, run_id) == steps_of(client, run_id, "lr") == list(range(1, 2504))
         assert [name.rpartition(".")[2] for name in images_of(client, run_id)] == ["webp", "png"] * 2
         assert [int(name.split("+")[2]) for name in images_of(client, run_id)] == [1, 1, 2502, 2502]
@@ -194,7 +189,8 @@ class TestResume:
             until(lambda: client.get_run(run_id).info.status == "RUNNING")
             for step in range(11, 31):
                 live.metrics({"loss": 2 / step}, step)
-        assert live.run_id == run_id and live.close() == Delivery(30, 0)
+            assert live.close(seconds=300) == Delivery(30, 0)
+        assert live.run_id == run_id
         assert steps_of(client, run_id) == list(range(1, 31))
         assert client.get_run(run_id).info.status == "FINISHED"
 
@@ -415,7 +411,7 @@ def forgetful_proxy(uri: str) -> Iterator[tuple[str, set[str]]]:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {"Content-Type": self.headers.get("Content-Type", "")}
-            answer = requests.request(self.command, uri + self.path, data=body, headers=headers, timeout=30)
+            answer = requests.request(self.command, uri + self.path, data=body, headers=headers, timeout=300)
             call = "/".join(self.path.split("?")[0].split("/")[-2:])
             if call in ("runs/create", "runs/log-batch") and call not in seen.dropped:
                 seen.dropped.add(call)

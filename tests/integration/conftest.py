@@ -21,7 +21,7 @@ def swift(tmp_path_factory):
     address = server.stdout.readline().strip()
     assert address, (folder / "server.log").read_text()
     yield address
-    server.communicate(timeout=30)
+    server.communicate(timeout=120)
 
 
 @pytest.fixture
