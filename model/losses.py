@@ -71,10 +71,10 @@ class _Perceptual(torch.autograd.Function):
         total = prediction.new_zeros((), dtype=torch.promote_types(prediction.dtype, torch.float32))
         slopes, size = [], 1 if prediction.device.type == "cpu" else len(prediction)
         for images, wanted in zip(torch.split(prediction, size), torch.split(target, size), strict=True):
-            differences = features(wanted)
+            differences = features(wanted, fast=True)
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 leaf = images.detach().requires_grad_(ctx.needs_input_grad[0])
-                taps = features(leaf)
+                taps = features(leaf, fast=True)
             for tap, difference in zip(taps, differences, strict=True):
                 torch.sub(tap.detach(), difference, out=difference)
                 scale = len(images) / (len(prediction) * difference.numel())

@@ -5,7 +5,7 @@ The perceptual loss compares images by them, and Zero-learning fuses by them.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.errors import InputError, MissingWeights
+from model.winograd import FixedKernel
 
 # Name -> (address in the model zoo, first hex digits of the file's SHA-256, which are also in its name).
 MODEL_ZOO = {
@@ -45,7 +46,7 @@ class FeatureStack(nn.Module):
         self.name = name
         self.features = nn.ModuleDict()
         self.order: list[str] = []
-        self._ready: tuple[object, dict[str, tuple[Tensor, Tensor, Tensor]]] | None = None
+        self._ready: tuple[object, dict[str, _Convolution]] | None = None
         channels, number = 3, 0
         for layer in layout:
             if isinstance(layer, tuple):
@@ -71,8 +72,8 @@ class FeatureStack(nn.Module):
         """Stay in evaluation mode whatever the caller asks: the features never adapt."""
         return super().train(False)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """The features at each tap, finest first."""
+    def forward(self, image: Tensor, fast: bool = False) -> list[Tensor]:
+        """The features at each tap, finest first; `fast` rounds otherwise where that saves time, see `FixedKernel`."""
         x, taps, convolutions = image, [], self._convolutions()
         for place, step in enumerate(self.order):
             if step == "tap":
@@ -83,11 +84,11 @@ class FeatureStack(nn.Module):
             elif step == "pool":
                 x = nn.functional.max_pool2d(x, 2)
             elif step in convolutions:
-                x = _Frozen.apply(x, *convolutions[step])  # type: ignore[no-untyped-call]
+                x = _Frozen.apply(x, convolutions[step], fast)  # type: ignore[no-untyped-call]
         return taps
 
-    def _convolutions(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """By name, each convolution's weight, bias and the weight of its gradient, with what is frozen folded in.
+    def _convolutions(self) -> "dict[str, _Convolution]":
+        """The convolutions by name, with what is frozen folded in.
 
         The first takes the grey image itself, by the sum over its three channels; a normalisation by stored statistics
         is a scale and a shift of the convolution before it. They are prepared anew when a parameter has changed.
@@ -100,7 +101,7 @@ class FeatureStack(nn.Module):
                 self._ready = state, self._folded()
         return self._ready[1]
 
-    def _folded(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    def _folded(self) -> "dict[str, _Convolution]":
         convolutions, first = {}, True
         for name, convolution in self.features.items():
             if not isinstance(convolution, nn.Conv2d):
@@ -116,7 +117,8 @@ class FeatureStack(nn.Module):
                 bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
             backwards = weight.flip(-1, -2).transpose(0, 1)
             like = convolution.weight
-            convolutions[name] = _channels_last(weight.to(like)), bias.to(like), _channels_last(backwards.to(like))
+            kernel, back = (FixedKernel(_channels_last(taps.to(like))) for taps in (weight, backwards))
+            convolutions[name] = _Convolution(kernel, back, bias.to(like))
         return convolutions
 
 
@@ -125,18 +127,25 @@ def _channels_last(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
 
 
+class _Convolution(NamedTuple):
+    """A convolution of a frozen stack: its kernel, that of its input's gradient, and its bias."""
+
+    kernel: FixedKernel
+    backwards: FixedKernel
+    bias: Tensor
+
+
 class _Frozen(torch.autograd.Function):
     """A 3x3 convolution whose weights need no gradient: the input's is a convolution, too, and needs no activations."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, backwards: Tensor) -> Tensor:
-        ctx.save_for_backward(backwards)
-        return nn.functional.conv2d(x, weight, bias, padding=1)
+    def forward(ctx: Any, x: Tensor, convolution: _Convolution, fast: bool) -> Tensor:
+        ctx.convolution, ctx.fast = convolution, fast
+        return convolution.kernel(x, convolution.bias, fast)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        (backwards,) = ctx.saved_tensors
-        return nn.functional.conv2d(slope, backwards.to(slope.dtype), padding=1), None, None, None
+        return ctx.convolution.backwards(slope, fast=ctx.fast), None, None
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:
