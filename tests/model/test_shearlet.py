@@ -55,7 +55,7 @@ def scene(seed: int, size: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
     return image, other_modality(image, generator).clamp(0, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=SIDES, width=SIDES, directions=st.lists(st.sampled_from([2, 3, 4, 8, 16]), min_size=1, max_size=5))
 @example(height=256, width=256, directions=[8, 8, 4, 4])
 @example(height=255, width=131, directions=[8, 4, 4])
@@ -68,7 +68,7 @@ def test_the_bands_of_any_size_sum_to_the_image(height: int, width: int, directi
     assert torch.allclose(transform.inverse(low, bands), image, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=SIDES, width=SIDES)
 def test_the_filters_are_a_partition_of_unity_level_by_level(height: int, width: int):
     low, *bands = TRANSFORM.responses(height, width, torch.float64)
@@ -112,7 +112,7 @@ def test_coarse_gratings_fall_into_coarse_levels():
     assert strongest == starts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(2, 40), width=st.integers(2, 40), down=st.integers(-9, 9), right=st.integers(-9, 9))
 def test_the_transform_is_linear_and_moves_with_its_image(height: int, width: int, down: int, right: int):
     first, second = noise(2, 1, 1, height, width, seed=1)
@@ -140,14 +140,14 @@ def fuser() -> ShearletCnn:
     return ShearletCnn(SiameseNetwork())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 24), width=st.integers(1, 24))
 def test_an_image_fused_with_itself_comes_back(fuser: ShearletCnn, height: int, width: int):
     image = noise(2, 1, height, width)
     assert torch.allclose(fuser.fuse(image, image), image, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 24), width=st.integers(1, 24))
 def test_any_size_is_fused_within_range_whatever_the_order_and_the_company(fuser, height: int, width: int):
     a, b = noise(2, 2, 1, height, width)
