@@ -11,7 +11,7 @@ from model.errors import one_line
 
 if TYPE_CHECKING:
     from components.ingest.compare import FileDifference, SubjectDifference
-    from components.ingest.dvc_command import Remote as DvcRemote
+    from components.ingest.dvc_config import Remote as DvcRemote
     from components.ingest.here import Status
 
 SHOWN = 10
@@ -44,7 +44,7 @@ def status(
 
     Tells of data/, of the DVC cache, and of the remote that pull and push use.
     """
-    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_config import configured_remote
     from components.ingest.dvc_push import missing_on_remote
     from components.ingest.here import look
     from components.ingest.pin import find_root
@@ -109,7 +109,7 @@ def pull(remote: Remote = None) -> None:
 @app.command()
 def push(remote: Remote = None) -> None:
     """Store the pinned version on the DVC remote."""
-    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_config import configured_remote
     from components.ingest.dvc_push import push as push_to
     from components.ingest.importing import ensure_cached
     from components.ingest.pin import find_root

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.ingest.compare import FileDifference, SubjectDifference, compare_files, compare_pairs
-from components.ingest.dvc_command import cache_folder, is_cached
+from components.ingest.dvc_cache import is_cached
+from components.ingest.dvc_config import cache_folder
 from components.ingest.layout import is_image_path
 from components.ingest.pin import DATA, Pin, read_pin, require_listing
 from components.ingest.staging import is_at_work, listing, recover, worth_continuing
