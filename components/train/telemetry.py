@@ -16,7 +16,7 @@ from components.train.live import LiveRun
 from model.fuser import Fuser, FuserConfig
 from model.network import Autoencoder
 from model.pairs import PackedPairs
-from model.training import Callbacks, Record, StepReport
+from model.training_callbacks import Callbacks, Record, StepReport
 
 PREVIEWS = 3
 PREVIEW_SHARE = 0.02

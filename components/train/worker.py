@@ -36,7 +36,9 @@ from model.fuser import Fuser, FuserConfig
 from model.memory import keep_freed_memory
 from model.networks import NETWORKS
 from model.pairs import PackedPairs
-from model.training import Callbacks, Keeping, Trained, local_rank, rank_and_world, train
+from model.processes import local_rank, rank_and_world
+from model.training import train
+from model.training_callbacks import Callbacks, Keeping, Trained
 from model.vgg import feature_stack
 
 LIBRARIES = ("torch", "numpy", "safetensors")

@@ -39,12 +39,12 @@ def test_a_torchrun_that_is_killed_takes_its_worker_along_and_is_told_in_one_lin
     family = psutil.Process(process.pid).children(recursive=True)
     (torchrun,) = [member for member in family if "components.train.torchrun" in member.cmdline()]
     torchrun.kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1
     last = "a process was killed by SIGKILL (out of memory?); the same command goes on from its last checkpoint"
     assert said.splitlines()[-1] == f"error: training failed: {last}"
     assert "Traceback (most recent call last):\n  File" not in said.partition("error:")[2]
-    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert not psutil.wait_procs(family, timeout=300)[1]
     assert not (tmp_path / "model").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path, moment: Callable
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.1)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == RESUMABLE, said
     assert "stopped" in said.splitlines()[-1] and "run it again" in said.splitlines()[-1]
     assert "Traceback" not in said
@@ -91,7 +91,7 @@ def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tm
     process = started(*arguments, "model", cwd=tmp_path)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == RESUMABLE, said
     assert "stopped a" in said and "run it again to go on" in said
     assert "Traceback" not in said
