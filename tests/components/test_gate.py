@@ -7,49 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.register import gate
 from components.register.gate import Rules
 from model.errors import InputError
 from model.methods import CLASSICAL
-
-DATASET = "0123456789abcdef" * 2 + ".dir"
-FLOORS = {"lesions": {"CT": 0.9, "MRI": 0.8}, "seconds": 0.1}
-PAIRS = tuple(f"9{number:03}" for number in range(1, 9))
-
-
-def make_table(
-    value: float = 0.5, pairs: tuple[str, ...] = PAIRS, champion: tuple[str, float] | None = None, **rows: float
-) -> dict[str, Any]:
-    """An evaluation in which the candidate has `value` of Q^AB/F and VIF on every pair, the baselines 0.4."""
-    means = {"network-sfnn": value, **dict.fromkeys(CLASSICAL, 0.4)} | rows
-    if champion:
-        means["champion"] = champion[1]
-    return {
-        "protocol": "standard",
-        "dataset_version": DATASET,
-        "split": "test",
-        "pairs": list(pairs),
-        "subjects": ["9"],
-        "measures": [
-            {"name": name, "title": title, "unit": "", "direction": "higher"}
-            for name, title in (("vif", "VIF"), ("qabf", "Q^AB/F"))
-        ],
-        "candidate": "network-sfnn",
-        "champion": champion[0] if champion else None,
-        "methods": [
-            {
-                "name": name,
-                "title": name,
-                "kind": "network" if name.startswith("network") else "baseline",
-                "means": {"vif": mean, "qabf": mean, "psnr": 20.0},
-                "per_pair": {key: [mean] * len(pairs) for key in ("vif", "qabf")} | {"psnr": [20.0] * len(pairs)},
-            }
-            for name, mean in means.items()
-        ],
-    }
+from tests.registered import FLOORS, PAIRS, make_table
 
 
 def judge(
@@ -268,7 +233,6 @@ def with_rows(table: dict[str, Any], values: dict[str, list[float]]) -> dict[str
     return table
 
 
-@settings(deadline=None)
 @given(evaluations(), st.data(), st.sampled_from([0.0, 0.05]))
 def test_a_better_candidate_is_never_refused_where_a_worse_one_was_promoted(values, data, margin):
     count = len(values["network-sfnn"])
@@ -277,7 +241,6 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_was_promoted(valu
     assert verdict_of(better, margin).promoted >= verdict_of(values, margin).promoted
 
 
-@settings(deadline=None)
 @given(evaluations(), st.data())
 def test_a_stronger_champion_or_baseline_never_helps(values, data):
     name = data.draw(st.sampled_from(["maximum", "champion"]))
@@ -285,7 +248,6 @@ def test_a_stronger_champion_or_baseline_never_helps(values, data):
     assert verdict_of(stronger).promoted <= verdict_of(values).promoted
 
 
-@settings(deadline=None)
 @given(evaluations(), st.randoms(use_true_random=False))
 def test_the_order_of_the_pairs_decides_nothing(values, random):
     order = list(range(len(values["network-sfnn"])))
@@ -296,7 +258,6 @@ def test_the_order_of_the_pairs_decides_nothing(values, random):
     assert [entry.get("p") for entry in first.checks] == [entry.get("p") for entry in second.checks]
 
 
-@settings(deadline=None)
 @given(evaluations(), st.data())
 def test_a_nan_anywhere_refuses(values, data):
     name = data.draw(st.sampled_from(["network-sfnn", "maximum", "champion"]))

@@ -11,8 +11,7 @@ from components.register import registry
 from components.tracking import connected
 from model.errors import InputError
 from tests.components.conftest import Proxy
-from tests.components.test_gate import make_table
-from tests.components.test_register import fuse, make_folders, register, stacks
+from tests.registered import fuse, make_folders, make_table, register, stacks
 
 pytestmark = pytest.mark.integration
 

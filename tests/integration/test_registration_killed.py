@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.tracking import connected
-from tests.components.test_gate import make_table
-from tests.components.test_register import make_folders, register
+from tests.registered import make_folders, make_table, register
 
 pytestmark = pytest.mark.integration
 
