@@ -99,14 +99,15 @@ class Pane {
   // The same place on every image, a cross with a free middle.
   drawPointer(context, x, y) {
     const unit = window.devicePixelRatio || 1;
-    context.strokeStyle = "#ffe14d";
-    context.lineWidth = unit;
     context.beginPath();
     for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
       context.moveTo(x + 4 * unit * dx, y + 4 * unit * dy);
       context.lineTo(x + 11 * unit * dx, y + 11 * unit * dy);
     }
-    context.stroke();
+    for (const [colour, width] of [["#000", 3], ["#ffe14d", 1]]) {
+      Object.assign(context, { strokeStyle: colour, lineWidth: width * unit });
+      context.stroke();
+    }
   }
 
   // A bar of a round length, at most a third of the width.

@@ -22,13 +22,14 @@ const frame = (side) => ({ ...state.windows[side], inverted: state.inverted });
 
 // ---- images and weights, kept while they are likely to be looked at again
 
-const KEPT = 96;
+const PIXELS = 2 ** 24;
 const kept = new Map();
+let most = 24; // of them, more where they are small
 const remembered = (key, make) => {
   const found = kept.get(key) ?? make();
   kept.delete(key);
   kept.set(key, found);
-  if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+  if (kept.size > most) kept.delete(kept.keys().next().value);
   return found;
 };
 
@@ -152,6 +153,7 @@ const repaint = () => {
 // As many columns as make the images largest.
 const arrange = () => {
   const box = root.querySelector(".panes"), { width, height } = panes[0].pictures[0], shape = width / (height * scene.aspect);
+  most = Math.max(24, Math.min(256, PIXELS / (width * height)));
   const size = (columns) => Math.min(
     box.clientWidth / columns / shape,
     box.clientHeight / Math.ceil(panes.length / columns) - 26,
@@ -214,6 +216,8 @@ const press = (name, value) => each(`[data-${name}]`, (button) => {
 const tellChoices = () => {
   for (const name of ["layout", "tool", "compare", "side"]) press(name, state[name]);
   for (const name of ["pair", "left", "right", "against"]) ui(name).value = state[name];
+  ui("turn").value = state.pair;
+  ui("turn").setAttribute("aria-valuetext", scene.pairs[state.pair].name);
   root.dataset.tool = state.tool;
   ui("mix").value = 100 * state.mix;
   ui("tint").checked = state.tint;
@@ -320,7 +324,7 @@ root.addEventListener("input", ({ target }) => {
   const { level, width } = nowWindow(state.side);
   const name = target.dataset.ui;
   if (target.name === "view-method") choose({ method: target.value });
-  if (name === "pair") choose({ pair: Number(target.value) });
+  if (name === "pair" || name === "turn") choose({ pair: Number(target.value) });
   if (["left", "right", "against"].includes(name)) choose({ [name]: target.value });
   if (name === "mix") { state.mix = target.value / 100; repaint(); }
   if (name === "tint") choose({ tint: target.checked });
