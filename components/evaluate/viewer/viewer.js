@@ -238,7 +238,7 @@ const tellWindow = () => {
   };
   told("level", (black + white) / 2, valued((black + white) / 2, state.side));
   told("width", Math.log(width / NARROWEST) / Math.log(1 / NARROWEST), `${precise(width * (side.high - side.low), side)}${side.unit && ` ${side.unit}`}`);
-  ui("presets").hidden = side.unit !== "HU";
+  each("[data-ui=presets]", (presets) => { presets.hidden = side.unit !== "HU"; });
 };
 
 // ---- what the user does
