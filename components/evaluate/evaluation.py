@@ -215,8 +215,8 @@ def write_evaluation(
     ]
     texts = {
         "table.json": json.dumps(evaluation.to_dict(), indent=1) + "\n",
-        "table.csv": _csv(["method", "title", "kind", *names], means),
-        "per_pair.csv": _csv(["method", "measure", "name", "value"], long),
+        "table.csv": csv_text(["method", "title", "kind", *names], means),
+        "per_pair.csv": csv_text(["method", "measure", "name", "value"], long),
         "report.html": render_report(evaluation, curves, training),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +233,15 @@ def _shares(
     found = {f"network-{name}": share for name, share in fuser.share_each(a, b, strategies).items()}
     found |= {name: share for name, fuse in baselines.items() if (share := share_of_first(fuse, a, b)) is not None}
     return {name: share[0, 0].cpu().numpy() for name, share in found.items()}
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file with a header, its lines ended as on Unix."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def _check_strategies(names: Sequence[str]) -> None:
@@ -268,11 +277,3 @@ def _count(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
 def _to_bytes(image: Tensor) -> np.ndarray:
     array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return array
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
