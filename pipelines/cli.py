@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
-app.command()(view)
 
 
 def _print_version(wanted: bool) -> None:
@@ -247,6 +246,9 @@ def fuse(
     slices = f"{done.slices} slice{'s' if done.slices > 1 else ''}"
     typer.echo(one_line(f"first: {a} ({done.first}); second: {b} ({done.second})"))
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
+
+
+app.command()(view)
 
 
 @app.command("measure")

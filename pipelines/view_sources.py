@@ -63,7 +63,9 @@ def read_sources(a: Path, b: Path, most: int, images_a_pair: int, window: str | 
         if value is not None:
             raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
     if not (a.is_dir() or b.is_dir()):
-        return _pictures([(a, b)], _labels(a, b), f"{a.name} and {b.name}", images_a_pair, ())
+        labels = _labels(a, b)
+        title = f"{a.name}, {' and '.join(labels)}" if a.name == b.name else f"{a.name} and {b.name}"
+        return _pictures([(a, b)], labels, title, images_a_pair, ())
     named, alone = _same_names(a, b)
     chosen = spread(named, most)
     notes = [f"{len(chosen)} of {len(named)} pairs, spread evenly."] if len(chosen) < len(named) else []

@@ -8,6 +8,7 @@ from benchmarks import screenshot
 from components.ingest.phantom import PhantomConfig
 
 
+@pytest.mark.integration
 def test_the_page_of_phantom_pairs_is_photographed_small_enough_for_a_repository(tmp_path):
     executable = shutil.which("chromium")
     if not executable:

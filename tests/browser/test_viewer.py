@@ -254,6 +254,8 @@ def test_methods_and_weights_stand_side_by_side(page):
     waits_for(page, "weights", HALF, number=0)
     waits_for(page, "weights", ORANGE, at=(-0.2, 0), number=2)
     waits_for(page, "weights", BLUE, at=(0.2, 0), number=2)
+    captions = page.locator("figure[data-pane=weights] b").all_inner_texts()
+    assert captions == ["Average", "Mostly CT, estimated", "In two parts"]
     page.keyboard.press("o")
     waits_for(page, "difference", [75 * 2 / 255 * value for value in BLUE])
 

@@ -93,8 +93,8 @@ const paint = (pane) => {
     const words = `Fused \u2212 ${titles[key]}`;
     pane.show([difference(second, first, frame("fused"))], words, `${title} \u2212 ${titles[key]}, ${of}`);
   } else if (pane.kind === "weights") {
-    const words = pane.name ? title : "Weights";
-    pane.show([coloured(first, pane.weights.at)], words, `Weights of ${titles.a} in ${title}, ${of}`);
+    const known = pane.weights.how === "estimated" ? ", estimated" : "";
+    pane.show([coloured(first, pane.weights.at)], `${pane.name ? title : "Weights"}${known}`, `Weights of ${titles.a} in ${title}${known}, ${of}`);
   } else if (pane.kind === "fused" && state.tint) {
     pane.show([coloured(first, pane.weights.at, first, frame("fused"))], title, `${title}, tinted by weight, ${of}`);
   } else {
@@ -199,8 +199,9 @@ const placeWords = () => {
 };
 
 const HOW = {
-  one: (mean) => `The method's own weight, one for the whole image: ${mean} of ${titles.a}.`,
-  exact: (mean) => `The method's own weight of each pixel. On average ${mean} of ${titles.a} where the image is not black.`,
+  one: (mean) => `The method's own weight, one for the whole image (of a network: of its encodings): ${mean} of ${titles.a}.`,
+  exact: (mean) => "The method's own weight of each pixel (of a network: of its encodings). "
+    + `On average ${mean} of ${titles.a} where the image is not black.`,
   estimated: (mean) => `Estimated, as this method has no one weight a pixel: by how near the fused image is to either source, `
     + `over 7 \u00d7 7 pixels. On average ${mean} of ${titles.a}.`,
 };
