@@ -18,6 +18,7 @@ def register(
     code_version: str,
     registration: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.Markdown],
+    pipeline_run: str = "",
 ) -> None:
     """Register the model in the MLflow of MLFLOW_TRACKING_URI, and make it the champion if the gate lets it.
 
@@ -33,6 +34,7 @@ def register(
         code_version: The version of the code, kept as a tag and part of the cache key.
         registration: The version that was made, whether it is the champion, and every check, as JSON.
         summary: The outcome in words.
+        pipeline_run: The run of the pipeline, kept as a tag.
     """
     import json
     from dataclasses import asdict
@@ -42,7 +44,7 @@ def register(
     from components.register.record import Origin
 
     folders = (Path(model.path), Path(evaluation.path), Path(dataset.path))
-    origin = Origin(profile, git_commit, code_version)
+    origin = Origin.here(profile, git_commit, code_version, pipeline_run)
     made = registry.register(
         *folders, origin, experiment=experiment, model_name=model_name, validation=Path(validation.path)
     )

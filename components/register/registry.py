@@ -89,7 +89,8 @@ def register(
             return _finish(client, found, already_registered=True)
         champion = _champion(client, model_name)
         verdict = judged.verdict({"version": champion.version, **champion.tags} if champion else None)
-        tags, description = identity | judged.tags(origin), card(judged, verdict)
+        parent = {"parent": str(champion.version) if champion else ""}
+        tags, description = identity | judged.tags(origin) | parent, card(judged, verdict)
         taken_over = _training_run(client, folder)
         with mlflow.start_run(
             run_id=taken_over,
