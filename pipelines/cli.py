@@ -16,6 +16,7 @@ import typer
 
 from model.errors import RESUMABLE, InputError, Stopped, one_line
 from pipelines.data import app as data
+from pipelines.models import app as models
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING, described
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 weights = typer.Typer(
     help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
 )

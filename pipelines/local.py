@@ -187,6 +187,14 @@ def local_tracking_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
+def registry_uri(runs: Path) -> str:
+    """The MLflow of MLFLOW_TRACKING_URI, or the store below `runs`; InputError if there is neither."""
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if not server and not (runs / "mlflow.db").exists():
+        raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+    return server or local_tracking_uri(runs)
+
+
 def _collect(outputs: dict[str, str], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put what a person looks at into the run's folder, under names with endings."""
     shutil.copyfile(outputs["data_docs"], folder / "data-docs.html")

@@ -109,7 +109,7 @@ def choose(client: MlflowClient, text: str, model_name: str) -> Version:
 
 
 def measures_of(client: MlflowClient, chosen: Iterable[Version]) -> dict[str, dict[str, float]]:
-    """The measures of each version's run on its test images, by run id, in few requests; Q^AB/F from the tag without."""
+    """The measures of each version's run, by run id, in few requests; of a run that is gone the one in the tags."""
     chosen = list(chosen)
     found = {version.run_id: headline(version) for version in chosen}
     ids = [version.run_id for version in chosen if version.run_id]

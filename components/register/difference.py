@@ -40,7 +40,7 @@ def _data(
     changed |= _changed(left["split"], right["split"])
     splits = [read_split(client, version) for version in (a, b)]
     reasons = [
-        f"version {version.number}: {why or split and split['unknown']}"
+        f"version {version.number}: {why or (split and split['unknown'])}"
         for version, (split, why) in zip((a, b), splits, strict=True)
         if why or (split and split["unknown"])
     ]

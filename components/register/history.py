@@ -1,4 +1,4 @@
-"""Who was champion of a registered model, in order: a log of tags of the model, one for each change, never rewritten."""
+"""Who was champion of a registered model, in order: a log in tags of the model, one a change, never rewritten."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Event:
     at: str
 
 
-def note(client: MlflowClient, name: str, action: str, version: str, *, over: str | None, reason: str, by: str) -> Event:
+def note(client: MlflowClient, name: str, action: str, version: str, *, over: str | None, reason: str, by: str) -> None:
     """Write an event down, and announce a new champion to the webhook of the environment, if there is one."""
     now = datetime.now(UTC)
     event = Event(action, version, over, reason, by, now.isoformat(timespec="seconds"))
@@ -43,7 +43,6 @@ def note(client: MlflowClient, name: str, action: str, version: str, *, over: st
     client.set_registered_model_tag(name, key, json.dumps(asdict(event)))
     if action in (PROMOTED, ROLLED_BACK):
         announce(name, asdict(event), measures(client, name, version), shown(client.tracking_uri))
-    return event
 
 
 def measures(client: MlflowClient, name: str, version: str) -> dict[str, float]:

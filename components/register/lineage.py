@@ -119,13 +119,11 @@ def _sighting(client: MlflowClient, version: Version, wanted: Wanted) -> Sightin
 
 def read_split(client: MlflowClient, version: Version) -> tuple[dict[str, Any] | None, str]:
     """The pairs of each split of a version, as its run keeps them; None, and why, where it keeps none."""
-    if not version.run_id or not find_run(client, version.run_id, deleted=True):
-        return None, f"its run {version.run_id} is gone" if version.run_id else "it has no run"
-    read = reading(f"{SPLIT_FILE} of {version.uri}", lambda: _artifact(client, version.run_id, SPLIT_FILE))
-    if read is None:
-        return None, f"its run holds no {SPLIT_FILE}: it was registered by an earlier version of this program, or by hand"
+    text, why = read_file(client, version, SPLIT_FILE)
+    if text is None:
+        return None, why
     try:
-        split: dict[str, Any] = json.loads(read)
+        split: dict[str, Any] = json.loads(text)
         if set(SPLITS) <= set(split["splits"]) and {"collection", "dataset_version", "unknown"} <= set(split):
             return split, ""
     except (ValueError, KeyError, TypeError):
@@ -133,7 +131,22 @@ def read_split(client: MlflowClient, version: Version) -> tuple[dict[str, Any] |
     return None, f"{SPLIT_FILE} of its run is damaged"
 
 
-def reading(what: str, read: Callable[[], Any]) -> Any:
+def read_file(client: MlflowClient, version: Version, name: str) -> tuple[str | None, str]:
+    """The text of a file of a version's run; None, and why, where there is none of that name.
+
+    Raises InputError if the store of the files fails: that there is none is then not known.
+    """
+    if not version.run_id:
+        return None, "it has no run"
+    if not find_run(client, version.run_id, deleted=True):
+        return None, f"its run {version.run_id} is gone"
+    text = _reading(f"{name} of {version.uri}", lambda: _artifact(client, version.run_id, name))
+    if text is None:
+        return None, f"its run has no {name}: registered by hand, or by a program older than that file"
+    return text, ""
+
+
+def _reading(what: str, read: Callable[[], str | None]) -> str | None:
     """What `read` gives; InputError if the store of artifacts fails, whose errors are not MLflow's own."""
     from botocore.exceptions import BotoCoreError, ClientError
 

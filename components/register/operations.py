@@ -33,14 +33,20 @@ def champion(client: MlflowClient, name: str) -> str | None:
 
 def promote(client: MlflowClient, version: Version, *, over: str | None, reason: str, by: str) -> None:
     """Make a version the champion in place of `over`; InputError if it is retired, Overtaken if `over` is no more."""
-    if version.retired:
-        raise InputError(
-            f"version {version.number} of {version.model} is retired ({version.tags.get('retired_reason', '')}); "
-            f"restore it first, or promote another"
-        )
+    check_promotable(version)
     crown(client, version.model, version.number, over=over, reason=reason, by=by)
     note(client, version.model, PROMOTED, version.number, over=over, reason=reason, by=by)
     point_previous(client, version.model)
+
+
+def check_promotable(version: Version) -> None:
+    """Raise InputError if a version is retired."""
+    if version.retired:
+        why = version.tags.get("retired_reason", "")
+        raise InputError(
+            f"version {version.number} of {version.model} is retired ({why}); bring it back by `fusion models retire "
+            f"{version.number} --undo`, or promote another"
+        )
 
 
 def earlier_champions(client: MlflowClient, name: str) -> list[str]:
@@ -54,7 +60,7 @@ def earlier_champions(client: MlflowClient, name: str) -> list[str]:
 
 
 def rollback(client: MlflowClient, name: str, *, over: str | None, to: str, reason: str, by: str) -> None:
-    """Make `to`, an earlier champion, the champion again in place of `over`; Overtaken if `over` is champion no more."""
+    """Make `to`, an earlier champion, the champion again in place of `over`; Overtaken if `over` is no more."""
     crown(client, name, to, over=over, reason=reason, by=by)
     note(client, name, ROLLED_BACK, to, over=over, reason=reason, by=by)
     point_previous(client, name)
@@ -100,10 +106,15 @@ def check_retirable(version: Version, without_champion: bool) -> None:
 
 def restore(client: MlflowClient, version: Version, *, reason: str, by: str) -> None:
     """Undo a retirement: the version may be promoted again; it gets no alias back."""
-    if not version.retired:
-        raise InputError(f"version {version.number} of {version.model} is not retired; there is nothing to undo")
+    check_restorable(version)
     for key in RETIRED_TAGS:
         if key in version.tags:
             client.delete_model_version_tag(version.model, version.number, key)
     note(client, version.model, RESTORED, version.number, over=None, reason=reason, by=by)
     point_previous(client, version.model)
+
+
+def check_restorable(version: Version) -> None:
+    """Raise InputError if a version is not retired."""
+    if not version.retired:
+        raise InputError(f"version {version.number} of {version.model} is not retired; there is nothing to undo")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.register.history import PROMOTED, note
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.tracking import connected, experiment_id, find_run, noted_run, shown
 from model.errors import InputError
@@ -77,6 +78,7 @@ def register(
     beside the database); a server decides for itself. The statistics in the report `validation` are logged with it, for
     later data to be compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
     """
+    from components.register.card import log_card
     from model.fuser import weights_sha256
 
     check_names(model_name, experiment)
@@ -100,6 +102,7 @@ def register(
             description=description,
         ) as active:
             logged = log_run(client, active.info.run_id, judged, verdict)
+            log_card(model_name, judged, verdict, tags)
             _ensure_model(client, model_name, judged.inputs)
             made = client.create_model_version(
                 model_name,
@@ -214,7 +217,11 @@ def _finish(client: MlflowClient, version: ModelVersion, already_registered: boo
     verdict = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
     if GATE_TAG not in version.tags:
+        before = _champion(client, version.name)
         _set_aliases(client, version.name, version.version, verdict["promoted"])
+        if verdict["promoted"]:
+            over = str(before.version) if before else None
+            note(client, version.name, PROMOTED, str(version.version), over=over, reason=verdict["reason"], by="gate")
         client.set_model_version_tag(version.name, version.version, GATE_TAG, _word(verdict["promoted"]))
         version = client.get_model_version(version.name, version.version)
     return Registration(

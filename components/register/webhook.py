@@ -1,4 +1,4 @@
-"""The webhook that hears of every new champion: JSON by POST to the address in ATLAS_FUSION_WEBHOOK, as Slack takes it."""
+"""The webhook that hears of every new champion: JSON, as Slack takes it, to the address in ATLAS_FUSION_WEBHOOK."""
 
 from __future__ import annotations
 
