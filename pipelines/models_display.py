@@ -1,6 +1,7 @@
 """What a person or a program is told of registered models: `fusion models`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -106,7 +107,7 @@ def print_lineage(facts: Mapping[str, Any]) -> None:
     for name, text in (("git commit", "git_commit"), ("code", "code_version"), ("image", "image")):
         _say(name, code[text] or "not recorded")
     _say("seed", facts["seed"] or "not recorded")
-    _say("parents", " < ".join(facts["parents"]) or "none recorded")
+    _say("parents", _parents(facts["parents"]))
     _say("pipeline", facts["pipeline_run"] or "not recorded")
     _say("MLflow", f"run {facts['mlflow_run'] or 'none'} in {facts['mlflow']}")
     _say("weights", f"SHA-256 {facts['weights_sha256'] or 'not recorded'}")
@@ -119,6 +120,12 @@ def print_lineage(facts: Mapping[str, Any]) -> None:
         _console().print("", table)
     _print_values("configuration", facts["configuration"])
     _print_values("measure", {key: _number(value) for key, value in facts["measures"].items()})
+
+
+def _parents(chain: Sequence[str] | None) -> str:
+    if chain is None:
+        return "not recorded"
+    return f"version {', then '.join(chain)}" if chain else "none: there was no champion when it was registered"
 
 
 def told_sightings(found: Sequence["Sighting"]) -> dict[str, list[dict[str, Any]]]:
@@ -142,14 +149,14 @@ def print_sightings(found: Sequence["Sighting"]) -> None:
     console, told_of = _console(), told_sightings(found)
     count = len(told_of["saw"])
     console.print(f"{count or 'no'} version{'' if count == 1 else 's'} saw it" + (":" if count else ""))
-    if count:
-        table = _table("model", "version", "standing", "split", "pairs", "data")
-        for row in told_of["saw"]:
+    for model, rows in groupby(told_of["saw"], key=lambda row: row["model"]):
+        table = _table("", "standing", "split", "pairs", "data")
+        for row in rows:
             standing = ", ".join((*row["aliases"], *(("retired",) if row["retired"] else ()))) or "-"
             data = f"{row['collection']} {row['dataset_version'][:HASH]}"
-            for split in SPLITS:
-                if pairs := row["pairs"].get(split):
-                    table.add_row(row["model"], row["version"], standing, split, _names(pairs), data)
+            for split in (split for split in SPLITS if row["pairs"].get(split)):
+                table.add_row(row["version"], standing, split, _names(row["pairs"][split]), data)
+        console.print(f"\n{model}")
         console.print(table)
     if told_of["unknown"]:
         console.print("\nnot known, so they may have seen it:")

@@ -29,6 +29,8 @@ PROVENANCE = {
     "parent": "Champion when it was registered",
     "weights_sha256": "SHA-256 of the weights",
 }
+ABSENT = {"parent": "none"}
+ABSENT = {"parent": "none"}
 
 
 def log_card(model_name: str, judged: Judged, verdict: Verdict, tags: Mapping[str, str]) -> None:
@@ -64,7 +66,7 @@ def contents(model_name: str, judged: Judged, verdict: Verdict, tags: Mapping[st
         "columns": [column["title"] for column in judged.table["measures"]],
         "measures": _measures(judged.table),
         "checks": [_check(check) for check in verdict.checks],
-        "provenance": [(label, tags.get(key) or "not recorded") for key, label in PROVENANCE.items()],
+        "provenance": [(label, tags.get(key) or ABSENT.get(key, "not recorded")) for key, label in PROVENANCE.items()],
     }
 
 
@@ -148,7 +150,17 @@ def _training(judged: Judged) -> list[tuple[str, str]]:
     rows += [("Fusion strategy", str(judged.config["strategy"]))]
     rows += [("BatchNorm statistics", str(judged.config.get("batchnorm", "not recorded")))]
     rows += [(label, plain(judged.training[key])) for key, label in SETTINGS.items() if key in judged.training]
-    known = {*SETTINGS, "network", "subjects", "pairs", "libraries", "collection", "dataset_version", "split"}
+    known = {
+        *SETTINGS,
+        "network",
+        "subjects",
+        "pairs",
+        "libraries",
+        "collection",
+        "dataset_version",
+        "split",
+        "modalities",
+    }
     return rows + [
         (key.replace("_", " ").capitalize(), plain(value))
         for key, value in judged.training.items()

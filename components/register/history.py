@@ -52,8 +52,10 @@ def measures(client: MlflowClient, name: str, version: str) -> dict[str, float]:
 
 
 def own_measures(metrics: dict[str, float]) -> dict[str, float]:
-    """Of a run's metrics those of the candidate: the names without a slash."""
-    return {key: value for key, value in metrics.items() if "/" not in key}
+    """Of a run's metrics the candidate's measures: those that some method has, too, such as average/qabf."""
+    named = (name.partition("/") for name in metrics)
+    judged = {measure for method, _, measure in named if method not in ("training", "loss")}
+    return {name: value for name, value in metrics.items() if name in judged}
 
 
 def events(client: MlflowClient, name: str) -> list[Event]:

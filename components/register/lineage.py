@@ -168,7 +168,8 @@ def _artifact(client: MlflowClient, run_id: str, name: str) -> str | None:
 def trace(client: MlflowClient, version: Version) -> dict[str, Any]:
     """All that a version was made of, as plain values: data, code, configuration, parents, measures and runs.
 
-    What was not recorded is "" or None; `data.unknown` says why the split is not known.
+    What was not recorded is "" or None. The first of `parents` was champion when the version was registered;
+    `data.unknown` says why the split is not known.
     """
     run = find_run(client, version.run_id, deleted=True) if version.run_id else None
     split, why = read_split(client, version)
@@ -185,7 +186,7 @@ def trace(client: MlflowClient, version: Version) -> dict[str, Any]:
         "weights_sha256": version.tags.get("weights_sha256", ""),
         "seed": version.tags.get("seed", ""),
         "configuration": dict(run.data.params) if run else _json(version.tags.get("configuration", "")),
-        "parents": parents(client, version),
+        "parents": parents(client, version) if "parent" in version.tags else None,
         "test_set": version.tags.get("test_set", ""),
         "measures": {name: value if value - value == 0 else None for name, value in sorted(measures.items())},
         "pipeline_run": version.tags.get("pipeline_run", ""),
