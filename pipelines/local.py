@@ -197,11 +197,14 @@ def registry_uri(runs: Path) -> str:
 
 def _collect(outputs: dict[str, str], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put what a person looks at into the run's folder, under names with endings."""
+    from components.register.registry import Registration, summarise
+
     shutil.copyfile(outputs["data_docs"], folder / "data-docs.html")
     shutil.copyfile(outputs["registration"], folder / "registration.json")
     for path in Path(outputs["evaluation"]).iterdir():
         shutil.copyfile(path, folder / path.name)
     table, registration = (json.loads((folder / f"{name}.json").read_text()) for name in ("table", "registration"))
+    (folder / "gate.md").write_text(summarise(Registration(**registration)))
     shutil.copytree(outputs["model"], folder / "model")
     # The model fuses by the strategy that was judged, here as in the registry.
     config = folder / "model" / "config.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from components.evaluate.curves import draw_curve
 from components.evaluate.page import ARROWS, counted, number, png, raised, render
+from components.register.aliases import CHAMPION
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import Evaluation, MethodResult
@@ -54,7 +56,7 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
         columns=[_column(evaluation, column.name) for column in evaluation.measures],
         groups=_groups(evaluation),
         headline=_headline(evaluation),
-        rivals=[_rival(evaluation, name) for name in ("average", "maximum") if _has(evaluation, name)],
+        rivals=[_rival(evaluation, name) for name in ("average", "maximum", CHAMPION) if _has(evaluation, name)],
         perceptual=str(training.get("perceptual", "unknown")),
         pictures=[_pictures(evaluation, picture) for picture in evaluation.pictures],
         pair_values=_pair_values(evaluation, shown),
@@ -101,10 +103,10 @@ def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
             cells.append({"mean": number(mean, decimals), "deviation": deviation, "best": is_best})
         return {"title": method.title, "candidate": method.name == evaluation.candidate, "cells": cells}
 
-    titles = {"network": "The trained network", "baseline": "Baselines"}
+    titles = {"network": "The trained network", "champion": "The model to succeed", "baseline": "Baselines"}
     return [
-        {"title": title, "rows": [row(method) for method in evaluation.methods if method.kind == kind]}
-        for kind, title in titles.items()
+        {"title": titles[kind], "rows": [row(method) for method in methods]}
+        for kind, methods in groupby(evaluation.methods, key=lambda method: method.kind)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.evaluate.curves import draw_curve
 from components.evaluate.page import counted, render
@@ -16,6 +16,10 @@ from components.ingest.pin import PIN, read_pin
 from components.register.gate import Verdict
 from components.register.record import Judged
 from model.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 MARKDOWN_FILE, HTML_FILE = "card.md", "card.html"
 ROOT = Path(__file__).parents[2]
@@ -29,25 +33,25 @@ PROVENANCE = {
     "parent": "Champion when it was registered",
     "weights_sha256": "SHA-256 of the weights",
 }
+CHECKED = ("Check", "Candidate", "Other", "Pairs", "p", "Passed")
 ABSENT = {"parent": "none"}
+CHECKED = ("Check", "Candidate", "Other", "Pairs", "p", "Passed")
 ABSENT = {"parent": "none"}
 
 
-def log_card(model_name: str, judged: Judged, verdict: Verdict, tags: Mapping[str, str]) -> None:
-    """Log `card.md` and `card.html` into the active run."""
-    import mlflow
-
-    card = contents(model_name, judged, verdict, tags)
-    mlflow.log_text(markdown(card), MARKDOWN_FILE)
-    mlflow.log_text(render("card.html.j2", Path(__file__).parent, card=card), HTML_FILE)
+def log_card(client: MlflowClient, version: ModelVersion, judged: Judged, verdict: Verdict) -> None:
+    """Log `card.md` and `card.html` of a version to its run."""
+    card = contents(f"{version.name} version {version.version}", judged, verdict, version.tags)
+    client.log_text(version.run_id, markdown(card), MARKDOWN_FILE)
+    client.log_text(version.run_id, render("card.html.j2", Path(__file__).parent, card=card), HTML_FILE)
 
 
-def contents(model_name: str, judged: Judged, verdict: Verdict, tags: Mapping[str, str]) -> dict[str, Any]:
+def contents(title: str, judged: Judged, verdict: Verdict, tags: Mapping[str, str]) -> dict[str, Any]:
     """What both forms of the card say, as texts and rows of texts."""
     splits = judged.index["splits"]
     unknown = judged.split()["unknown"]
     return {
-        "title": model_name,
+        "title": title,
         "inputs": judged.inputs,
         "verdict": f"{'promoted' if verdict.promoted else 'refused'} by the gate: {verdict.reason}",
         "use": _use(judged, unknown),
@@ -65,6 +69,7 @@ def contents(model_name: str, judged: Judged, verdict: Verdict, tags: Mapping[st
         "losses": _losses(judged.curves),
         "columns": [column["title"] for column in judged.table["measures"]],
         "measures": _measures(judged.table),
+        "checked": CHECKED,
         "checks": [_check(check) for check in verdict.checks],
         "provenance": [(label, tags.get(key) or ABSENT.get(key, "not recorded")) for key, label in PROVENANCE.items()],
     }
@@ -198,7 +203,7 @@ def _measures(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _check(check: Mapping[str, Any]) -> tuple[str, ...]:
     passed = ("yes" if check["passed"] else "no") + ("" if check["required"] else " (information only)")
-    return (str(check["name"]), _number(check.get("candidate")), _number(check.get("other")), passed)
+    return (str(check["name"]), *(_number(check.get(key)) for key in ("candidate", "other", "n", "p")), passed)
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.gate import HEADLINE, Verdict, image_set, judge, method
+from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
 from components.tracking import RUN_FILE, latest_steps
 from model.errors import InputError
 
@@ -70,6 +70,8 @@ class Judged:
     table: dict[str, Any]
     index: dict[str, Any]
     statistics: dict[str, Any] | None
+    floors: dict[str, Any] | None
+    packed: Path
 
     @classmethod
     def read(cls, folder: Path, evaluation: Path, packed: Path, validation: Path | None = None) -> Judged:
@@ -84,16 +86,19 @@ class Judged:
         config, training, curves = (_read(folder / f"{name}.json") for name in ("config", "training", "curves"))
         config["strategy"] = table["candidate"].removeprefix("network-")
         statistics = _read(validation).get("statistics") if validation else None
-        return cls(folder, evaluation, config, training, curves, table, index, statistics)
+        # An evaluation from before there were floors has none.
+        floors = _read(evaluation / "floors.json") if (evaluation / "floors.json").exists() else None
+        return cls(folder, evaluation, config, training, curves, table, index, statistics, floors, packed)
 
     @property
     def inputs(self) -> list[str]:
         """The names of the model's two inputs: its modalities, such as ct and mri."""
         return [str(modality).lower() for modality in self.index["modalities"]]
 
-    def verdict(self, champion: Mapping[str, Any] | None) -> Verdict:
-        """The gate's verdict on the candidate beside the current champion."""
-        return judge(self.table, champion, {entry["subject"] for entry in self.index["splits"]["train"]})
+    def verdict(self, rules: Rules, champion: str | None) -> Verdict:
+        """The gate's verdict on the candidate beside the current champion, a version."""
+        trained_on = {entry["subject"] for entry in self.index["splits"]["train"]}
+        return judge(self.table, self.floors, rules, champion, trained_on)
 
     def split(self) -> dict[str, Any]:
         """Every pair that training, validation and test saw, with its subject and the MD5 of its two images' files.
@@ -134,8 +139,8 @@ class Judged:
         }
 
 
-def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict) -> ModelInfo:
-    """Log everything into the active run, the model last but for the metrics that belong to it.
+def log_run(client: MlflowClient, run_id: str, judged: Judged) -> ModelInfo:
+    """Log everything but the verdict into the active run, the model last but for the metrics that belong to it.
 
     The run may be the training's own: parameters and points of curves that it has already stay as they are.
     """
@@ -146,7 +151,6 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict)
     mlflow.log_params({name: value for name, value in parameters.items() if name not in there.params})
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
-    mlflow.log_dict(asdict(verdict), "gate.json")
     mlflow.log_dict(judged.split(), SPLIT_FILE)
     if judged.statistics:
         mlflow.log_dict(judged.statistics, STATISTICS_FILE)

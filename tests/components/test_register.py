@@ -1,7 +1,6 @@
 """The register step: the gate's rules, what MLflow then holds, and how consumers get a model out of it."""
 
 import json
-import math
 import os
 import signal
 import socket
@@ -24,17 +23,19 @@ from kfp import compiler, dsl, local
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
+from components.evaluate.evaluation import MethodResult
 from components.image import IMAGE
-from components.register import component, gate, registry
+from components.register import component, gate, promotion, registry
 from components.register.record import Origin
 from components.validate.reference import find_reference
 from model.errors import InputError
-from model.fuser import Fuser, FuserConfig
+from model.fuser import Fuser, FuserConfig, weights_sha256
 from model.network import FusionNetwork
+from tests.components.test_gate import DATASET, FLOORS, make_table
 
 ROOT = Path(__file__).parents[2]
-DATASET = "0123456789abcdef" * 2 + ".dir"
 ORIGIN = Origin(profile="quick", git_commit="c0ffee", code_version="0.1.0")
+RULES = {"gate_measures": "vif", "gate_margin": 0.0, "gate_lesions": 0.5, "gate_seconds": 2.0}
 STATISTICS = {"collection": "CT-MRI", "modalities": {"CT": {"images": 3, "subjects": 3}}}
 CONSUMER = """
 import sys, json, mlflow, numpy
@@ -44,106 +45,6 @@ fused = model.predict({name: numpy.load(name + ".npy") for name in ("ct", "mri")
 numpy.save("fused.npy", fused)
 print(json.dumps([sys.modules["model"].__file__, "components" in sys.modules]))
 """
-
-
-def make_table(qabf: float = 0.5, pairs: tuple[str, ...] = ("9001", "9002"), **rows: float) -> dict[str, Any]:
-    means = {"network-sfnn": qabf, "average": 0.4, "maximum": 0.6} | rows
-    return {
-        "protocol": "standard",
-        "dataset_version": DATASET,
-        "split": "test",
-        "pairs": list(pairs),
-        "subjects": ["9"],
-        "measures": [{"name": "qabf", "title": "Q^AB/F", "unit": "", "direction": "higher"}],
-        "candidate": "network-sfnn",
-        "methods": [
-            {
-                "name": name,
-                "title": name,
-                "kind": "network" if name.startswith("network") else "baseline",
-                "means": {"qabf": mean, "psnr": 20.0},
-                "per_pair": {"qabf": [mean] * len(pairs), "psnr": [20.0] * len(pairs)},
-            }
-            for name, mean in means.items()
-        ],
-    }
-
-
-def champion(qabf: float, table: dict[str, Any]) -> dict[str, str]:
-    return {"version": "7", "qabf": str(qabf), "test_set": gate.image_set(table)}
-
-
-class TestGate:
-    def test_a_first_model_above_the_average_is_promoted(self) -> None:
-        verdict = gate.judge(make_table(0.5), None)
-        assert verdict.promoted
-        assert "0.5000" in verdict.reason and "0.4000" in verdict.reason
-
-    @pytest.mark.parametrize("qabf", [0.4, 0.3])
-    def test_a_model_must_be_strictly_above_the_average(self, qabf: float) -> None:
-        verdict = gate.judge(make_table(qabf), None)
-        assert not verdict.promoted
-        assert "average" in verdict.reason and "\n" not in verdict.reason
-
-    def test_the_maximum_is_information_and_does_not_decide(self) -> None:
-        verdict = gate.judge(make_table(0.5, maximum=0.9), None)
-        (check,) = [check for check in verdict.checks if "maximum" in check["name"]]
-        assert verdict.promoted
-        assert check == {
-            "name": "qabf above maximum",
-            "candidate": 0.5,
-            "other": 0.9,
-            "passed": False,
-            "required": False,
-        }
-
-    @pytest.mark.parametrize(("recorded", "promoted"), [(0.49, True), (0.5, True), (0.51, False)])
-    def test_a_champion_on_the_same_images_must_be_reached(self, recorded: float, promoted: bool) -> None:
-        table = make_table(0.5)
-        verdict = gate.judge(table, champion(recorded, table))
-        assert verdict.promoted is promoted
-        assert "version 7" in verdict.reason
-
-    def test_a_champion_on_other_images_needs_a_hand(self) -> None:
-        verdict = gate.judge(make_table(0.9), champion(0.1, make_table(pairs=("9001", "9003"))))
-        assert not verdict.promoted
-        assert "other images" in verdict.reason and "alias `champion`" in verdict.reason
-
-    def test_the_order_of_the_pairs_does_not_make_other_images(self) -> None:
-        forwards, backwards = make_table(pairs=("1", "2")), make_table(pairs=("2", "1"))
-        assert gate.image_set(forwards) == gate.image_set(backwards)
-        assert gate.image_set(forwards) != gate.image_set(forwards | {"dataset_version": "other"})
-
-    @pytest.mark.parametrize("broken", [math.nan, math.inf, None])
-    @pytest.mark.parametrize("where", ["means", "per_pair"])
-    def test_a_value_that_is_no_number_refuses_the_model(self, broken: float | None, where: str) -> None:
-        table = make_table(0.5)
-        table["methods"][0][where]["psnr"] = broken if where == "means" else [20.0, broken]
-        verdict = gate.judge(table, None)
-        assert not verdict.promoted
-        assert "psnr" in verdict.reason
-
-    def test_a_broken_headline_is_reported_as_valid_json(self) -> None:
-        verdict = gate.judge(make_table(math.nan), None)
-        assert not verdict.promoted
-        json.dumps(verdict.checks, allow_nan=False)
-
-    def test_subjects_seen_in_training_refuse_the_model(self) -> None:
-        assert gate.judge(make_table(0.5), None, trained_on=["1", "2"]).promoted
-        verdict = gate.judge(make_table(0.5), None, trained_on=["1", "9"])
-        assert not verdict.promoted
-        assert "subjects 9" in verdict.reason
-
-    def test_a_table_without_the_average_or_the_measure_refuses_the_model(self) -> None:
-        table = make_table(0.5)
-        table["methods"] = table["methods"][:1]
-        assert "average" in gate.judge(table, None).reason
-        del table["methods"][0]["means"]["qabf"]
-        assert "qabf" in gate.judge(table, None).reason
-
-    def test_a_table_without_its_candidate_is_an_error(self) -> None:
-        with pytest.raises(InputError, match="network-fer"):
-            gate.judge(make_table() | {"candidate": "network-fer"}, None)
 
 
 @dataclass(frozen=True)
@@ -168,6 +69,7 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     (folders.model / "training.json").write_text(json.dumps(training))
     folders.evaluation.mkdir(parents=True)
     (folders.evaluation / "table.json").write_text(json.dumps(table or make_table(qabf)))
+    (folders.evaluation / "floors.json").write_text(json.dumps(FLOORS))
     for name in ("table.csv", "per_pair.csv", "report.html"):
         (folders.evaluation / name).write_text(name)
     folders.packed.mkdir()
@@ -247,7 +149,15 @@ class TestVersion:
         curve = store.client.get_metric_history(run.info.run_id, "loss/validation/gradient")
         assert [(point.step, point.value) for point in curve] == [(20, 0.5), (40, 0.5)]
         files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
-        assert {"report.html", "table.json", "table.csv", "per_pair.csv", "curves.json", "gate.json"} <= files
+        assert {
+            "report.html",
+            "table.json",
+            "table.csv",
+            "per_pair.csv",
+            "curves.json",
+            "gate.json",
+            "gate.md",
+        } <= files
         assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == [DATASET]
 
     def test_the_inputs_of_another_collection_bear_its_modalities(self, store: SimpleNamespace, tmp_path: Path) -> None:
@@ -356,16 +266,27 @@ class TestVersion:
 
 class TestSuccession:
     def test_the_better_takes_over_and_the_worse_challenges(self, store: SimpleNamespace, tmp_path: Path) -> None:
+        champions = {0.5: None, 0.55: ("1", 0.5), 0.52: ("2", 0.55)}
+        tables = {value: make_table(value, champion=champion) for value, champion in champions.items()}
         made = {
-            qabf: register(make_folders(tmp_path / str(seed), seed, qabf), store.uri, "heirs")
-            for seed, qabf in enumerate((0.5, 0.55, 0.52))
+            value: register(make_folders(tmp_path / str(seed), seed, table=table), store.uri, "heirs")
+            for seed, (value, table) in enumerate(tables.items())
         }
         assert [registration.promoted for registration in made.values()] == [True, True, False]
-        assert "0.5200" in made[0.52].reason and "0.5500" in made[0.52].reason
+        assert made[0.52].reason == "vif 0.5200 is not above the champion (version 2) (0.5500, p 1)"
         aliases = store.client.get_registered_model("heirs").aliases
         versions = {alias: str(version) for alias, version in aliases.items()}
         assert versions == {"previous": "1", "champion": "2", "challenger": "3"}
-        again = register(make_folders(tmp_path / "again", qabf=0.50), store.uri, "heirs")
+        for version, word in (("2", "promoted"), ("3", "refused")):
+            tags = store.client.get_model_version("heirs", version).tags
+            run = store.client.get_run(store.client.get_model_version("heirs", version).run_id).data.tags
+            assert (tags["gate"], run["gate"]) == (word, word)
+            assert tags["gate_reason"] == run["gate_reason"] == made[0.55 if version == "2" else 0.52].reason
+        assert store.client.get_model_version("heirs", "2").tags["promoted_over"] == "1"
+        # Whoever is champion when it is judged again: of one model there is one version.
+        again = register(
+            make_folders(tmp_path / "again", table=make_table(0.5, champion=("2", 0.55))), store.uri, "heirs"
+        )
         assert (again.version, again.already_registered, again.standing) == ("1", True, "previous")
 
     def test_an_alias_taken_away_by_hand_stays_away(self, store: SimpleNamespace, tmp_path: Path) -> None:
@@ -377,12 +298,12 @@ class TestSuccession:
     def test_a_registration_cut_short_is_finished_by_the_next(
         self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise RuntimeError("power cut")
 
         folders = make_folders(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(registry, "_set_aliases", fail)
+            patch.setattr(promotion, "crown", fail)
             with pytest.raises(RuntimeError, match="power cut"):
                 register(folders, store.uri, "cut")
         (version,) = store.client.search_model_versions("name = 'cut'")
@@ -390,6 +311,63 @@ class TestSuccession:
         assert store.client.get_run(version.run_id).info.status == "FAILED"
         assert register(folders, store.uri, "cut").already_registered
         assert store.client.get_model_version_by_alias("cut", "champion").version == version.version
+        assert store.client.get_run(version.run_id).info.status == "FINISHED"
+
+    @pytest.mark.parametrize(("theirs", "promoted"), [(0.49, True), (0.5, False), (None, False)])
+    def test_who_is_overtaken_is_judged_beside_the_new_champion(
+        self,
+        store: SimpleNamespace,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        theirs: float | None,
+        promoted: bool,
+    ) -> None:
+        name = f"overtaken-by-{theirs}"
+        register(make_folders(tmp_path / "first", 1), store.uri, name)
+        store.client.delete_registered_model_alias(name, "champion")
+        crown = promotion.crown
+
+        def crown_the_first_before(*arguments: Any, over: str | None, **words: str) -> None:
+            if over is None:
+                crown(store.client, name, "1", over=None, reason="meanwhile", by="gate")
+            crown(*arguments, over=over, **words)
+
+        def measure_the_first(champion: Any, packed: Path, names: list[str]) -> MethodResult:
+            assert (champion.version, champion.fuser.strategy) == ("1", "sfnn")
+            if theirs is None:
+                raise InputError("the packed pairs are gone")
+            return MethodResult("champion", champion.title, "champion", dict.fromkeys(names, [theirs] * 8))
+
+        monkeypatch.setattr(promotion, "crown", crown_the_first_before)
+        monkeypatch.setattr(promotion, "judge_champion", measure_the_first)
+        made = register(make_folders(tmp_path / "second", 2), store.uri, name)
+        assert (made.promoted, made.over) == (promoted, "1") and "version 1" in str(made.checks)
+        aliases = {k: str(v) for k, v in store.client.get_registered_model(name).aliases.items()}
+        assert aliases == ({"champion": "2", "previous": "1"} if promoted else {"champion": "1", "challenger": "2"})
+        version = store.client.get_model_version(name, "2")
+        assert version.tags["gate_reason"] == made.reason and made.reason in version.description
+        if theirs is None:
+            assert made.reason.endswith("of the champion (version 1) was not measured on these pairs; run again")
+        import mlflow
+
+        assert mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")["over"] == "1"
+
+    def test_a_promotion_cut_short_and_succeeded_since_stays_one(
+        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("power cut")
+
+        folders = make_folders(tmp_path / "first", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(promotion, "conclude", fail)
+            with pytest.raises(RuntimeError, match="power cut"):
+                register(folders, store.uri, "succeeded")
+        table = make_table(0.6, champion=("1", 0.5))
+        register(make_folders(tmp_path / "second", 2, table=table), store.uri, "succeeded")
+        again = register(folders, store.uri, "succeeded")
+        assert (again.promoted, again.standing) == (True, "previous")
+        assert store.client.get_model_version("succeeded", "1").tags["gate"] == "promoted"
 
     def test_a_failure_before_the_version_leaves_none(self, store: SimpleNamespace, tmp_path: Path) -> None:
         folders = make_folders(tmp_path)
@@ -397,6 +375,24 @@ class TestSuccession:
         with pytest.raises(InputError, match="damaged"):
             register(folders, store.uri, "damaged")
         assert not store.client.search_model_versions("name = 'damaged'")
+
+    def test_a_run_that_ended_before_its_version_is_gone_on_with(
+        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("power cut")
+
+        folders = make_folders(tmp_path / "in", 9)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "_ensure_model", fail)
+            with pytest.raises(RuntimeError, match="power cut"):
+                register(folders, store.uri, "gone-on")
+        condition = f"tags.weights_sha256 = '{weights_sha256(folders.model)}'"
+        experiment = store.client.get_experiment_by_name("fusion").experiment_id
+        (cut,) = store.client.search_runs([experiment], condition)
+        made = register(folders, store.uri, "gone-on")
+        assert (made.run_id, made.standing) == (cut.info.run_id, "champion")
+        assert store.client.get_run(made.run_id).info.status == "FINISHED"
 
 
 class TestBadInput:
@@ -504,7 +500,7 @@ def alone(root: str) -> None:
     given = provide(root=root).outputs
     folders = {"dataset": given["packed"], "model": given["model"], "evaluation": given["table"]}
     folders["validation"] = given["report"]
-    names = {"experiment": "fusion", "model_name": "served", "profile": "quick"}
+    names = {"experiment": "fusion", "model_name": "served", "profile": "quick"} | RULES
     component.register(**folders, **names, git_commit="c0ffee", code_version="0.1.0")
 
 
@@ -518,7 +514,7 @@ def run_component(folders: Folders, out: Path) -> dict[str, Any]:
         "registration": dsl.Artifact(uri=str(out / "registration.json")),
         "summary": dsl.Markdown(uri=str(out / "summary.md")),
     }
-    names = {"experiment": "fusion", "model_name": "direct", "profile": "quick"}
+    names = {"experiment": "fusion", "model_name": "direct", "profile": "quick"} | RULES
     component.register.python_func(git_commit="c0ffee", code_version="0.1.0", **names, **artifacts)
     return dict(artifacts["registration"].metadata)
 
@@ -534,7 +530,9 @@ class TestComponent:
         assert (written["model_name"], written["promoted"], written["already_registered"]) == ("direct", True, False)
         assert {"version", "uri", "run_id", "reason", "checks", "tracking_uri"} <= set(written)
         summary = (tmp_path / "out" / "summary.md").read_text()
-        assert "direct version 1: champion" in summary and "qabf above maximum" in summary
+        assert (
+            "direct version 1: champion" in summary and "qabf above maximum" in summary and "vif above dwt" in summary
+        )
 
     def test_compiled_it_tells_the_kubeflow_ui_what_its_inputs_are(self, tmp_path: Path) -> None:
         compiler.Compiler().compile(component.register, str(tmp_path / "register.yaml"))
