@@ -148,7 +148,7 @@ def print_sightings(found: Sequence["Sighting"]) -> None:
     """A table of the versions that saw it, then those of which it is not known, then how many did not."""
     console, told_of = _console(), told_sightings(found)
     count = len(told_of["saw"])
-    console.print(f"{count or 'no'} version{'' if count == 1 else 's'} saw it" + (":" if count else ""))
+    console.print(f"{count or 'no'} version{'s' if count > 1 else ''} saw it" + (":" if count else ""))
     for model, rows in groupby(told_of["saw"], key=lambda row: row["model"]):
         table = _table("", "standing", "split", "pairs", "data")
         for row in rows:

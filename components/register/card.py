@@ -48,8 +48,9 @@ def log_card(client: MlflowClient, version: ModelVersion, judged: Judged, verdic
 
 def contents(title: str, judged: Judged, verdict: Verdict, tags: Mapping[str, str]) -> dict[str, Any]:
     """What both forms of the card say, as texts and rows of texts."""
-    splits = judged.index["splits"]
-    unknown = judged.split()["unknown"]
+    kept = judged.split()
+    unknown = kept["unknown"]
+    splits = {name: entries for name, entries in kept["splits"].items() if entries is not None}
     return {
         "title": title,
         "inputs": judged.inputs,
@@ -61,7 +62,7 @@ def contents(title: str, judged: Judged, verdict: Verdict, tags: Mapping[str, st
             ("Source and terms", source(judged.index)),
             ("Split", plain(judged.index.get("split") or "not recorded")),
             *((name.capitalize(), _size(entries)) for name, entries in splits.items()),
-            *((("Not known", f"the split of the training: {unknown}"),) if unknown else ()),
+            *((("Training and validation", f"not known: {unknown}"),) if unknown else ()),
         ],
         "subjects": _subjects(splits),
         "training": _training(judged),
