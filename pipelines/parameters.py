@@ -82,7 +82,7 @@ class Parameters:
     gate_lesions: float = _parameter(
         0.5, "Least share of the contrast of the phantom's lesions that a champion must keep."
     )
-    gate_seconds: float = _parameter(2.0, "Most seconds that a champion may take for a pair of 256x256.")
+    gate_seconds: float = _parameter(4.0, "Most seconds that a champion may take for a pair of 256x256.")
     experiment: str = _parameter("atlas-fusion", "MLflow experiment.")
     model_name: str = _parameter(
         "ct-mri-fusion-quick", "Name of the model in the MLflow registry; `fusion run` names it after the collection."

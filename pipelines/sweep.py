@@ -14,7 +14,7 @@ from kfp import dsl
 from components.evaluate.component import evaluate as evaluate_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
-from components.register.component import find_champion as find_champion_step
+from components.register.component import champion as champion_step
 from components.register.component import register as register_step
 from components.sweep.component import choose as choose_step
 from components.sweep.component import plan as plan_step
@@ -81,7 +81,7 @@ def sweep_pipeline(
     gate_measures: str = "vif",
     gate_margin: float = 0.0,
     gate_lesions: float = 0.5,
-    gate_seconds: float = 2.0,
+    gate_seconds: float = 4.0,
     experiment: str = "atlas-fusion",
     model_name: str = "ct-mri-fusion-quick",
     profile: str = "quick",
@@ -213,7 +213,7 @@ def sweep_pipeline(
     )
     let_reach_registry(chosen, optional=True)
     model = chosen.outputs["model"]
-    found = find_champion_step(model=model, model_name=model_name)
+    found = champion_step(model=model, model_name=model_name)
     # Another may have become champion since; what evaluation takes from the cache follows the answer.
     found.set_caching_options(False)
     let_reach_registry(found, optional=True)

@@ -15,7 +15,7 @@ from kfp import dsl, kubernetes
 from components.evaluate.component import evaluate as evaluate_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
-from components.register.component import find_champion as find_champion_step
+from components.register.component import champion as champion_step
 from components.register.component import register as register_step
 from components.register.record import IMAGE_VARIABLE
 from components.register.webhook import WEBHOOK_VARIABLE
@@ -103,7 +103,7 @@ def training_pipeline(
     gate_measures: str = "vif",
     gate_margin: float = 0.0,
     gate_lesions: float = 0.5,
-    gate_seconds: float = 2.0,
+    gate_seconds: float = 4.0,
     experiment: str = "atlas-fusion",
     model_name: str = "ct-mri-fusion-quick",
     profile: str = "quick",
@@ -221,7 +221,7 @@ def training_pipeline(
     let_reach_registry(trained, optional=True)
     let_reach_s3(trained)
     model = trained.outputs["model"]
-    found = find_champion_step(model=model, model_name=model_name)
+    found = champion_step(model=model, model_name=model_name)
     # Another may have become champion since; what evaluation takes from the cache follows the answer.
     found.set_caching_options(False)
     let_reach_registry(found, optional=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from components.evaluate.evaluation import Champion
 from components.register.registry import champion_version, resolve_model
 from components.tracking import sqlite_path
 from model.errors import one_line
-from model.fuser import Fuser, weights_sha256
+
+if TYPE_CHECKING:
+    from components.evaluate.evaluation import Champion
 
 
 def find_champion(model_name: str, folder: Path, tracking_uri: str = "") -> str:
@@ -28,18 +30,24 @@ def find_champion(model_name: str, folder: Path, tracking_uri: str = "") -> str:
     except Exception as error:
         print(f"the registry could not be asked for its champion: {one_line(str(error))}", flush=True)
         return ""
-    if champion is None or champion.tags.get("weights_sha256") == weights_sha256(folder):
+    if champion is None:
         return ""
-    return f"models:/{model_name}/{champion.version}"
+    from model.fuser import weights_sha256
+
+    same = champion.tags.get("weights_sha256") == weights_sha256(folder)
+    return "" if same else f"models:/{model_name}/{champion.version}"
 
 
 def fetch_champion(address: str, tracking_uri: str = "") -> Champion | None:
     """The champion at an address that `find_champion` gave, None for "".
 
-    None too if it cannot be fetched, which is printed: the gate then says that it was not measured.
+    None too if it cannot be fetched, which is printed: the register step tries again and says what ails it.
     """
     if not address:
         return None
+    from components.evaluate.evaluation import Champion
+    from model.fuser import Fuser
+
     try:
         with tempfile.TemporaryDirectory() as aside:
             fuser = Fuser.load(resolve_model(address, Path(aside), tracking_uri))

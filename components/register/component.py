@@ -6,7 +6,7 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def find_champion(model: dsl.Input[dsl.Model], model_name: str) -> str:
+def champion(model: dsl.Input[dsl.Model], model_name: str) -> str:
     """Name the champion that the model is to succeed, so that evaluation judges it on the same pairs.
 
     Args:

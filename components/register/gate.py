@@ -12,8 +12,6 @@ from typing import Any
 
 from components.register.aliases import CHAMPION
 from model.errors import InputError
-from model.methods import CLASSICAL
-from model.metrics import MEASURES
 from model.statistics import signed_rank_test
 
 HEADLINE = "qabf"
@@ -34,7 +32,7 @@ class Rules:
     measures: tuple[str, ...] = ("vif",)
     margin: float = 0.0
     lesions: float = 0.5
-    seconds: float = 2.0
+    seconds: float = 4.0
 
     def __post_init__(self) -> None:
         if not (self.margin >= 0 and math.isfinite(self.margin)):
@@ -52,6 +50,8 @@ class Rules:
 
 def parse_measures(text: str) -> tuple[str, ...]:
     """Names of measures from a comma-separated list, each once; InputError where one is unknown or none is given."""
+    from model.metrics import MEASURES
+
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
@@ -115,6 +115,8 @@ def judge(
     comparisons must hold, so their number needs no correction (Berger, Technometrics 24:295, 1982). How it stands in
     Q^AB/F is reported. Raises InputError if the table lacks its own candidate.
     """
+    from model.methods import CLASSICAL
+
     own = method(table, table["candidate"])
     if own is None:
         raise InputError(f"the evaluation table has no row for its candidate {table['candidate']!r}; evaluate again")
@@ -123,11 +125,12 @@ def judge(
     _held_out(checks, table, trained_on)
     enough = _enough(checks, table)
     rivals = [(name, name, method(table, name)) for name in CLASSICAL]
-    if champion:
+    if champion and _champion_measured(checks, table, champion):
         rivals.append((CHAMPION, f"the champion (version {champion})", champion_row(table, champion)))
-    won = [_compare(checks, own, rivals, name, rules.margin, enough) for name in rules.measures]
+    signs = {column["name"]: -1 if column["direction"] == "lower" else 1 for column in table["measures"]}
+    won = [_compare(checks, own, rivals, name, signs.get(name, 1), rules.margin, enough) for name in rules.measures]
     if HEADLINE not in rules.measures:
-        _compare(checks, own, rivals, HEADLINE, 0.0, enough, required=False)
+        _compare(checks, own, rivals, HEADLINE, signs.get(HEADLINE, 1), 0.0, enough, required=False)
     _floors(checks, floors, rules)
     reason = "; ".join(checks.complaints or won)
     return Verdict(not checks.complaints, reason, checks.made, champion or "")
@@ -190,22 +193,32 @@ def _enough(checks: _Checks, table: Mapping[str, Any]) -> bool:
     return count >= LEAST_PAIRS
 
 
+def _champion_measured(checks: _Checks, table: Mapping[str, Any], champion: str) -> bool:
+    measured = champion_row(table, champion) is not None
+    why = table.get("champion_failure", "the evaluation does not hold it")
+    complaint = f"the champion (version {champion}) could not be measured on these pairs ({why}); {BY_HAND}"
+    checks.add("champion measured on these pairs", int(measured), 1, measured, complaint)
+    return measured
+
+
 def _compare(
     checks: _Checks,
     own: Mapping[str, Any],
     rivals: Sequence[tuple[str, str, Mapping[str, Any] | None]],
     name: str,
+    sign: int,
     margin: float,
     enough: bool,
     required: bool = True,
 ) -> str:
-    """Check one measure against every rival; what to say if all are beaten."""
+    """Check one measure, of which more (`sign` 1) or less (-1) is better, against every rival: what to say of a win."""
     ours, beaten, unbeaten, missing, worst = own["means"].get(name), [], [], [], 0.0
+    above, by = "above" if sign > 0 else "below", f" by {margin:g}" if margin else ""
     for rival, title, row in rivals:
-        p, gap, count = _test(own, row, name, margin)
+        p, gap, count = _test(own, row, name, sign, margin)
         theirs = row["means"].get(name) if row else None
         passed = p < SIGNIFICANT and gap > 0
-        label = f"{name} above {title}" if not margin else f"{name} above {title} by {margin:g}"
+        label = f"{name} {above} {title}" + by
         checks.add(label, _value(ours), _value(theirs), passed, "", required, n=count, p=p)
         if theirs is None:
             missing.append(title)
@@ -214,22 +227,22 @@ def _compare(
             worst = max(worst, p)
         else:
             unbeaten.append(f"{title} ({_value(theirs):.4f}, p {p:.2g})")
-    by = f" by {margin:g}" if margin else ""
     if required and missing:
-        checks.complaints.append(f"{name} of {_joined(missing)} was not measured on these pairs; run again")
+        checks.complaints.append(f"{name} of {_joined(missing)} was not measured on these pairs; evaluate again")
     if required and unbeaten and enough:
-        checks.complaints.append(f"{name} {_value(ours):.4f} is not above {_joined(unbeaten)}{by}")
+        checks.complaints.append(f"{name} {_value(ours):.4f} is not {above} {_joined(unbeaten)}{by}")
     return f"{name} {_value(ours):.4f} beats {_joined(beaten)}{by} on {len(own['per_pair'].get(name, []))} pairs" + (
         f" (p <= {worst:.2g})"
     )
 
 
-def _test(own: Mapping[str, Any], row: Mapping[str, Any] | None, name: str, margin: float) -> tuple[float, float, int]:
+def _test(
+    own: Mapping[str, Any], row: Mapping[str, Any] | None, name: str, sign: int, margin: float
+) -> tuple[float, float, int]:
     """The p of being better by more than the margin, the mean of what is left of the gap, and the number of pairs."""
     ours, theirs = (each["per_pair"].get(name, []) if each else [] for each in (own, row))
     if not ours or len(ours) != len(theirs) or not all(map(_is_finite, (*ours, *theirs))):
         return math.nan, math.nan, min(len(ours), len(theirs))
-    sign = 1 if MEASURES[name].direction == "higher" else -1
     # The values have six decimals; what is beyond is the subtraction's.
     gaps = [round(sign * (a - b) - margin, 9) for a, b in zip(ours, theirs, strict=True)]
     return signed_rank_test(gaps), fmean(gaps), len(gaps)

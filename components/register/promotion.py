@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from components.evaluate.evaluation import judge_champion
+from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
 from components.register.aliases import CHAMPION, Overtaken, challenge, crown
-from components.register.champion import fetch_champion
 from components.register.gate import Rules, Verdict
 from components.register.history import PROMOTED, note
+from components.register.registry import fetch
 from model.errors import InputError
+from model.fuser import Fuser
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,8 +32,9 @@ def judge_beside(client: MlflowClient, name: str, judged: Judged, rules: Rules) 
     """The gate's verdict on a candidate beside the champion of this moment, which is measured if it was not before."""
     models = client.search_registered_models(f"name = '{name}'")
     champion = str(models[0].aliases.get(CHAMPION, "")) if models else ""
-    if champion and not gate.champion_row(judged.table, champion):
-        judged = _with_champion(judged, f"models:/{name}/{champion}", str(client.tracking_uri))
+    row = gate.champion_row(judged.table, champion)
+    if champion and not (row and set(rules.measures) <= set(row["means"])):
+        judged = _with_champion(client, name, champion, judged)
     return judged.verdict(rules, champion or None)
 
 
@@ -79,19 +83,20 @@ def word(verdict: Verdict) -> str:
     return "promoted" if verdict.promoted else "refused"
 
 
-def _with_champion(judged: Judged, address: str, tracking_uri: str) -> Judged:
-    """The same with the champion's row in its table; as it was, if the champion cannot be measured."""
-    champion = fetch_champion(address, tracking_uri)
-    if champion is None:
-        return judged
+def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged) -> Judged:
+    """The same with the champion's row in its table, or with the reason why the champion cannot be measured.
+
+    A connection that fails is no such reason: the registration ends there, and goes on when it is run again.
+    """
     names = [column["name"] for column in judged.table["measures"]]
-    try:
-        row: dict[str, Any] = judge_champion(champion, judged.packed, names).to_dict(names)
-    except InputError as error:
-        print(f"the champion {address} cannot be judged: {error}", flush=True)
-        return judged
     table = gate.without_champion(judged.table)
-    return replace(judged, table=table | {"champion": champion.version, "methods": [*table["methods"], row]})
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            champion = Champion(version, Fuser.load(fetch(client, Path(aside), name, version)))
+        row = judge_champion(champion, judged.packed, names).to_dict(names)
+    except InputError as error:
+        return replace(judged, table=table | {"champion_failure": str(error)})
+    return replace(judged, table=table | {"champion": version, "methods": [*table["methods"], row]})
 
 
 def _was_champion(client: MlflowClient, name: str, number: str) -> bool:

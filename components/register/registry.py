@@ -170,13 +170,19 @@ def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
     if not match:
         raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
     with connected(tracking_uri) as client:
-        version = _version(client, *match.groups())
-        digest = version.tags.get("weights_sha256", "")
-        if not digest:
-            raise InputError(f"{uri} was not registered by this program; choose another version")
-        target = cache / f"{version.name}-{version.version}-{digest[:12]}"
-        if not target.exists():
-            _download(version, target)
+        return fetch(client, cache, *match.groups())
+
+
+def fetch(client: MlflowClient, cache: Path, name: str, number: str | None, alias: str | None = None) -> Path:
+    """The local model folder of a version by number or alias, see `resolve_model`."""
+    version = _version(client, name, number, alias)
+    digest = version.tags.get("weights_sha256", "")
+    if not digest:
+        uri = f"models:/{name}/{version.version}"
+        raise InputError(f"{uri} was not registered by this program; choose another version")
+    target = cache / f"{version.name}-{version.version}-{digest[:12]}"
+    if not target.exists():
+        _download(version, target)
     return target
 
 

@@ -1,42 +1,27 @@
-"""The register step: the gate's rules, what MLflow then holds, and how consumers get a model out of it."""
+"""The register step: what MLflow then holds, who succeeds whom, and what is refused."""
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
-import torch
 from kfp import compiler, dsl, local
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
-from components.evaluate.evaluation import MethodResult
 from components.image import IMAGE
-from components.register import component, gate, promotion, registry
-from components.register.record import Origin
+from components.register import component, gate, registry
 from components.validate.reference import find_reference
 from model.errors import InputError
-from model.fuser import Fuser, FuserConfig, weights_sha256
-from model.network import FusionNetwork
-from tests.components.test_gate import DATASET, FLOORS, make_table
+from tests.mlflow_servers import Server, bad_server, free_port, until
+from tests.registered import DATASET, ORIGIN, STATISTICS, Folders, fuse, make_folders, make_table, register, stacks
 
 ROOT = Path(__file__).parents[2]
-ORIGIN = Origin(profile="quick", git_commit="c0ffee", code_version="0.1.0")
-RULES = {"gate_measures": "vif", "gate_margin": 0.0, "gate_lesions": 0.5, "gate_seconds": 2.0}
-STATISTICS = {"collection": "CT-MRI", "modalities": {"CT": {"images": 3, "subjects": 3}}}
+RULES = {"gate_measures": "vif", "gate_margin": 0.0, "gate_lesions": 0.5, "gate_seconds": 4.0}
 CONSUMER = """
 import sys, json, mlflow, numpy
 mlflow.set_tracking_uri(sys.argv[1])
@@ -47,83 +32,12 @@ print(json.dumps([sys.modules["model"].__file__, "components" in sys.modules]))
 """
 
 
-@dataclass(frozen=True)
-class Folders:
-    """The folders of the steps before: trained model, evaluation, packed dataset."""
-
-    model: Path
-    evaluation: Path
-    packed: Path
-    validation: Path
-
-
-def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, Any] | None = None) -> Folders:
-    folders = Folders(root / "model", root / "evaluation", root / "packed", root / "validation.json")
-    torch.manual_seed(seed)
-    Fuser(FusionNetwork(), FuserConfig("sfnn")).save(folders.model)
-    losses = {"total": 0.5, "l2": 0.25, "gradient": 0.5, "perceptual": 0.75}
-    curves = [{"epoch": epoch, "step": 20 * epoch, "train": losses, "validation": losses} for epoch in (1, 2)]
-    training = {"seed": seed, "epochs": 2, "batch": 4, "crop": 32, "perceptual": "random", "processes": 1}
-    training |= {"seconds": 3.5, "images_per_second": 40.0, "dataset_version": DATASET, "libraries": {"torch": "2.13"}}
-    (folders.model / "curves.json").write_text(json.dumps(curves))
-    (folders.model / "training.json").write_text(json.dumps(training))
-    folders.evaluation.mkdir(parents=True)
-    (folders.evaluation / "table.json").write_text(json.dumps(table or make_table(qabf)))
-    (folders.evaluation / "floors.json").write_text(json.dumps(FLOORS))
-    for name in ("table.csv", "per_pair.csv", "report.html"):
-        (folders.evaluation / name).write_text(name)
-    folders.packed.mkdir()
-    entries = {"train": "1001", "validation": "2001", "test": "9001"}
-    splits = {split: [{"name": name, "subject": name[0], "slice": 1}] for split, name in entries.items()}
-    index = {"dataset_version": DATASET, "collection": "CT-MRI", "modalities": ["CT", "MRI"], "splits": splits}
-    (folders.packed / "index.json").write_text(json.dumps(index))
-    folders.validation.write_text(json.dumps({"passed": True, "statistics": STATISTICS}))
-    return folders
-
-
-def register(folders: Folders, uri: str, name: str) -> registry.Registration:
-    three = (folders.model, folders.evaluation, folders.packed)
-    names = {"experiment": "fusion", "model_name": name}
-    return registry.register(*three, ORIGIN, tracking_uri=uri, **names, validation=folders.validation)
-
-
-def stacks() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {name: random.random((2, 32, 32), dtype=np.float32) for name in ("ct", "mri")}
-
-
-def fuse(folder: Path, images: dict[str, np.ndarray], strategy: str | None = None) -> np.ndarray:
-    ct, mri = (torch.from_numpy(images[name])[:, None] for name in ("ct", "mri"))
-    return Fuser.load(folder, strategy).fuse(ct, mri)[:, 0].numpy()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real MLflow server, started and not yet awaited."""
-    root, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/server.db", "--artifacts-destination", str(root / "files")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, server: str) -> Iterator[SimpleNamespace]:
-    """A local MLflow with one registered model, `ct-mri` version 1; the server starts up beside its first steps."""
-    root = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{root}/mlflow.db"
-    folders = make_folders(root / "first")
-    made = register(folders, uri, "ct-mri")
-    import mlflow
-
-    client = mlflow.MlflowClient(uri)
-    mlflow.set_tracking_uri(uri)
-    yield SimpleNamespace(root=root, uri=uri, folders=folders, made=made, client=client)
-    mlflow.set_tracking_uri(None)
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
 
 
 class TestVersion:
@@ -201,55 +115,6 @@ class TestVersion:
         )
         assert list((tmp_path / "files").rglob("report.html")) and list((tmp_path / "files").rglob("MLmodel"))
 
-    def test_it_loads_without_pickle_and_fuses_as_the_fuser_does(
-        self, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        import mlflow
-
-        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-        loaded, images = mlflow.pyfunc.load_model("models:/ct-mri@champion"), stacks()
-        names = [spec.name for spec in loaded.metadata.get_input_schema()]
-        example = loaded.input_example
-        assert names == ["ct", "mri"] and set(example) == {"ct", "mri"}
-        assert loaded.predict(example).shape == (1, 32, 32)
-        np.testing.assert_allclose(loaded.predict(images), fuse(store.folders.model, images), atol=1e-5)
-        np.testing.assert_allclose(
-            loaded.predict(images, params={"strategy": "maximum"}),
-            fuse(store.folders.model, images, "maximum"),
-            atol=1e-5,
-        )
-        pinned = Path(mlflow.pyfunc.get_model_dependencies("models:/ct-mri/1")).read_text().split()
-        assert f"torch=={torch.__version__.partition('+')[0]}" in pinned
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda image: image[0], "shape"),
-            (lambda image: image.astype(np.uint8), "float32"),
-            (lambda image: image * 255, r"\[0, 1\]"),
-            (lambda image: image[:, :16], "32x32"),
-        ],
-    )
-    def test_it_refuses_what_is_no_stack_of_slices(self, store: SimpleNamespace, change: Any, message: str) -> None:
-        import mlflow
-
-        images = stacks()
-        with pytest.raises(mlflow.MlflowException, match=message):
-            mlflow.pyfunc.load_model("models:/ct-mri/1").predict(images | {"ct": change(images["ct"])})
-
-    def test_it_refuses_an_unknown_strategy_naming_those_there_are(self, store: SimpleNamespace) -> None:
-        import mlflow
-
-        with pytest.raises(mlflow.MlflowException, match=r"'best'.*sfnn"):
-            mlflow.pyfunc.load_model("models:/ct-mri/1").predict(stacks(), params={"strategy": "best"})
-
-    def test_it_fuses_with_the_strategy_that_was_judged(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        table = make_table(0.5, ("9001",), **{"network-maximum": 0.7}) | {"candidate": "network-maximum"}
-        made = register(make_folders(tmp_path / "in", table=table), store.uri, "other-strategy")
-        folder = registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
-        assert Fuser.load(folder).strategy == "maximum"
-        assert '"strategy": "maximum"' in store.client.get_model_version("other-strategy", "1").tags["configuration"]
-
     def test_the_same_model_again_makes_no_second_version(self, store: SimpleNamespace) -> None:
         again = register(store.folders, store.uri, "ct-mri")
         assert again.already_registered
@@ -262,137 +127,6 @@ class TestVersion:
         capfd.readouterr()
         register(make_folders(tmp_path), store.uri, "silent")
         assert capfd.readouterr() == ("", "")
-
-
-class TestSuccession:
-    def test_the_better_takes_over_and_the_worse_challenges(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        champions = {0.5: None, 0.55: ("1", 0.5), 0.52: ("2", 0.55)}
-        tables = {value: make_table(value, champion=champion) for value, champion in champions.items()}
-        made = {
-            value: register(make_folders(tmp_path / str(seed), seed, table=table), store.uri, "heirs")
-            for seed, (value, table) in enumerate(tables.items())
-        }
-        assert [registration.promoted for registration in made.values()] == [True, True, False]
-        assert made[0.52].reason == "vif 0.5200 is not above the champion (version 2) (0.5500, p 1)"
-        aliases = store.client.get_registered_model("heirs").aliases
-        versions = {alias: str(version) for alias, version in aliases.items()}
-        assert versions == {"previous": "1", "champion": "2", "challenger": "3"}
-        for version, word in (("2", "promoted"), ("3", "refused")):
-            tags = store.client.get_model_version("heirs", version).tags
-            run = store.client.get_run(store.client.get_model_version("heirs", version).run_id).data.tags
-            assert (tags["gate"], run["gate"]) == (word, word)
-            assert tags["gate_reason"] == run["gate_reason"] == made[0.55 if version == "2" else 0.52].reason
-        assert store.client.get_model_version("heirs", "2").tags["promoted_over"] == "1"
-        # Whoever is champion when it is judged again: of one model there is one version.
-        again = register(
-            make_folders(tmp_path / "again", table=make_table(0.5, champion=("2", 0.55))), store.uri, "heirs"
-        )
-        assert (again.version, again.already_registered, again.standing) == ("1", True, "previous")
-
-    def test_an_alias_taken_away_by_hand_stays_away(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        register(make_folders(tmp_path), store.uri, "withdrawn")
-        store.client.delete_registered_model_alias("withdrawn", "champion")
-        again = register(make_folders(tmp_path / "again"), store.uri, "withdrawn")
-        assert (again.version, again.standing) == ("1", "without an alias")
-
-    def test_a_registration_cut_short_is_finished_by_the_next(
-        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any, **__: Any) -> None:
-            raise RuntimeError("power cut")
-
-        folders = make_folders(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(promotion, "crown", fail)
-            with pytest.raises(RuntimeError, match="power cut"):
-                register(folders, store.uri, "cut")
-        (version,) = store.client.search_model_versions("name = 'cut'")
-        assert version.tags["qabf"] == "0.5"
-        assert store.client.get_run(version.run_id).info.status == "FAILED"
-        assert register(folders, store.uri, "cut").already_registered
-        assert store.client.get_model_version_by_alias("cut", "champion").version == version.version
-        assert store.client.get_run(version.run_id).info.status == "FINISHED"
-
-    @pytest.mark.parametrize(("theirs", "promoted"), [(0.49, True), (0.5, False), (None, False)])
-    def test_who_is_overtaken_is_judged_beside_the_new_champion(
-        self,
-        store: SimpleNamespace,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        theirs: float | None,
-        promoted: bool,
-    ) -> None:
-        name = f"overtaken-by-{theirs}"
-        register(make_folders(tmp_path / "first", 1), store.uri, name)
-        store.client.delete_registered_model_alias(name, "champion")
-        crown = promotion.crown
-
-        def crown_the_first_before(*arguments: Any, over: str | None, **words: str) -> None:
-            if over is None:
-                crown(store.client, name, "1", over=None, reason="meanwhile", by="gate")
-            crown(*arguments, over=over, **words)
-
-        def measure_the_first(champion: Any, packed: Path, names: list[str]) -> MethodResult:
-            assert (champion.version, champion.fuser.strategy) == ("1", "sfnn")
-            if theirs is None:
-                raise InputError("the packed pairs are gone")
-            return MethodResult("champion", champion.title, "champion", dict.fromkeys(names, [theirs] * 8))
-
-        monkeypatch.setattr(promotion, "crown", crown_the_first_before)
-        monkeypatch.setattr(promotion, "judge_champion", measure_the_first)
-        made = register(make_folders(tmp_path / "second", 2), store.uri, name)
-        assert (made.promoted, made.over) == (promoted, "1") and "version 1" in str(made.checks)
-        aliases = {k: str(v) for k, v in store.client.get_registered_model(name).aliases.items()}
-        assert aliases == ({"champion": "2", "previous": "1"} if promoted else {"champion": "1", "challenger": "2"})
-        version = store.client.get_model_version(name, "2")
-        assert version.tags["gate_reason"] == made.reason and made.reason in version.description
-        if theirs is None:
-            assert made.reason.endswith("of the champion (version 1) was not measured on these pairs; run again")
-        import mlflow
-
-        assert mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")["over"] == "1"
-
-    def test_a_promotion_cut_short_and_succeeded_since_stays_one(
-        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any) -> None:
-            raise RuntimeError("power cut")
-
-        folders = make_folders(tmp_path / "first", 1)
-        with monkeypatch.context() as patch:
-            patch.setattr(promotion, "conclude", fail)
-            with pytest.raises(RuntimeError, match="power cut"):
-                register(folders, store.uri, "succeeded")
-        table = make_table(0.6, champion=("1", 0.5))
-        register(make_folders(tmp_path / "second", 2, table=table), store.uri, "succeeded")
-        again = register(folders, store.uri, "succeeded")
-        assert (again.promoted, again.standing) == (True, "previous")
-        assert store.client.get_model_version("succeeded", "1").tags["gate"] == "promoted"
-
-    def test_a_failure_before_the_version_leaves_none(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        folders = make_folders(tmp_path)
-        (folders.model / "weights.safetensors").write_bytes(b"damaged")
-        with pytest.raises(InputError, match="damaged"):
-            register(folders, store.uri, "damaged")
-        assert not store.client.search_model_versions("name = 'damaged'")
-
-    def test_a_run_that_ended_before_its_version_is_gone_on_with(
-        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any) -> None:
-            raise RuntimeError("power cut")
-
-        folders = make_folders(tmp_path / "in", 9)
-        with monkeypatch.context() as patch:
-            patch.setattr(registry, "_ensure_model", fail)
-            with pytest.raises(RuntimeError, match="power cut"):
-                register(folders, store.uri, "gone-on")
-        condition = f"tags.weights_sha256 = '{weights_sha256(folders.model)}'"
-        experiment = store.client.get_experiment_by_name("fusion").experiment_id
-        (cut,) = store.client.search_runs([experiment], condition)
-        made = register(folders, store.uri, "gone-on")
-        assert (made.run_id, made.standing) == (cut.info.run_id, "champion")
-        assert store.client.get_run(made.run_id).info.status == "FINISHED"
 
 
 class TestBadInput:
@@ -431,53 +165,12 @@ class TestBadInput:
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_a_server_that_refuses_this_user(self, tmp_path: Path, status: int) -> None:
-        with refusing_server(status) as uri, pytest.raises(InputError, match=f"refuses.*{status}") as caught:
-            register(make_folders(tmp_path), uri, "ct-mri")
+        with (
+            bad_server(str(status), healthy=True) as address,
+            pytest.raises(InputError, match=f"refuses.*{status}") as caught,
+        ):
+            register(make_folders(tmp_path), f"http://{address}", "ct-mri")
         assert "MLFLOW_TRACKING_USERNAME" in str(caught.value)
-
-
-class TestResolve:
-    def test_a_plain_path_needs_no_registry(self, tmp_path: Path) -> None:
-        assert registry.resolve_model(str(tmp_path), tmp_path / "cache") == tmp_path
-
-    @pytest.mark.parametrize("uri", ["models:/ct-mri/1", "models:/ct-mri@champion"])
-    def test_a_version_is_fetched_whole_and_kept(self, store: SimpleNamespace, tmp_path: Path, uri: str) -> None:
-        folder = registry.resolve_model(uri, tmp_path / "cache", store.uri)
-        assert folder.parent == tmp_path / "cache"
-        np.testing.assert_array_equal(fuse(folder, stacks()), fuse(store.folders.model, stacks()))
-        (folder / "kept").touch()
-        assert (registry.resolve_model(uri, tmp_path / "cache", store.uri) / "kept").exists()
-
-    def test_the_environment_names_the_server(
-        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-        assert Fuser.load(registry.resolve_model("models:/ct-mri/1", tmp_path)).strategy == "sfnn"
-
-    @pytest.mark.parametrize(
-        ("uri", "message"),
-        [
-            ("models:/ct-mri/9", "no model version 9 of ct-mri; it has 1$"),
-            ("models:/ct-mri@best", "no alias best of ct-mri; it has champion$"),
-            ("models:/mri-ct/1", "no model mri-ct .*ct-mri"),
-            ("models:/ct-mri", "models:/NAME/VERSION"),
-            ("models:/ct-mri/Production", "models:/NAME/VERSION"),
-        ],
-    )
-    def test_what_is_not_there_is_said_with_what_is(
-        self, store: SimpleNamespace, tmp_path: Path, uri: str, message: str
-    ) -> None:
-        with pytest.raises(InputError, match=message):
-            registry.resolve_model(uri, tmp_path, store.uri)
-
-    def test_weights_that_were_changed_in_the_store_are_refused(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        made = register(make_folders(tmp_path), store.uri, "tampered")
-        source = store.client.get_model_version_download_uri("tampered", made.version).removeprefix("file://")
-        (weights,) = Path(source).rglob("weights.safetensors")
-        weights.write_bytes(b"other weights")
-        with pytest.raises(InputError, match="does not hold the weights"):
-            registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
-        assert not list((tmp_path / "cache").iterdir())
 
 
 @dsl.component(install_kfp_package=False)
@@ -530,9 +223,7 @@ class TestComponent:
         assert (written["model_name"], written["promoted"], written["already_registered"]) == ("direct", True, False)
         assert {"version", "uri", "run_id", "reason", "checks", "tracking_uri"} <= set(written)
         summary = (tmp_path / "out" / "summary.md").read_text()
-        assert (
-            "direct version 1: champion" in summary and "qabf above maximum" in summary and "vif above dwt" in summary
-        )
+        assert "direct version 1: champion" in summary and "vif above maximum" in summary
 
     def test_compiled_it_tells_the_kubeflow_ui_what_its_inputs_are(self, tmp_path: Path) -> None:
         compiler.Compiler().compile(component.register, str(tmp_path / "register.yaml"))
@@ -542,13 +233,11 @@ class TestComponent:
         assert "pip install" not in text and IMAGE in text
 
     def test_the_local_runner_registers_with_a_server_and_a_stranger_uses_the_model(
-        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folders = make_folders(tmp_path / "in")
-        session = requests.Session()
-        session.mount("http://", HTTPAdapter(max_retries=Retry(total=400, backoff_factor=0.5, backoff_max=0.5)))
-        session.get(f"{server}/health", timeout=60).raise_for_status()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+        until(server.answers)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
@@ -561,32 +250,9 @@ class TestComponent:
             np.save(tmp_path / f"{name}.npy", stack)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        command = [sys.executable, "-c", CONSUMER, server, "models:/served@champion"]
+        command = [sys.executable, "-c", CONSUMER, server.uri, "models:/served@champion"]
         stranger = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert stranger.returncode == 0, stranger.stderr
         package, imported_components = json.loads(stranger.stdout.splitlines()[-1])
         assert not Path(package).is_relative_to(ROOT) and not imported_components
         np.testing.assert_allclose(np.load(tmp_path / "fused.npy"), fuse(folders.model, stacks()), atol=1e-5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def refusing_server(status: int) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else status)
-            self.end_headers()
-            self.wfile.write(b"who are you?")
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
