@@ -80,17 +80,17 @@ def print_version(facts: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) ->
     if log:
         table = _table("when", "what", "by", "why")
         for event in log:
-            over = f" over {event['over']}" if event["over"] and event["over"] != event["version"] else ""
-            what = _what(event) + over
-            table.add_row(event["at"][:16].replace("T", " "), what, one_line(event["by"]), one_line(event["reason"]))
+            table.add_row(
+                event["at"][:16].replace("T", " "), _what(event), one_line(event["by"]), one_line(event["reason"])
+            )
         _console().print("", table)
     _say("\nmore", f"`fusion models lineage {facts['uri']}`, `fusion models card {facts['uri']}`")
 
 
 def _what(event: Mapping[str, Any]) -> str:
-    if event["action"] == "rolled back":
-        return f"rolled back to {event['version']}"
-    return f"{event['version']} {event['action']}"
+    version, action, over = event["version"], event["action"], event["over"]
+    place = f" over {over}" if over and action in ("promoted", "rolled back") else ""
+    return f"rolled back to {version}{place}" if action == "rolled back" else f"{version} {action}{place}"
 
 
 def print_lineage(facts: Mapping[str, Any]) -> None:

@@ -118,20 +118,23 @@ def _entries(manifest: Path, modalities: list[str]) -> list[Entry]:
 
     Each tells the MD5 of its two images' files, by which an image is known again under another name.
     """
-    with manifest.open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["modality"] in modalities]
-    md5s = {(row["modality"], row["name"]): row["md5"] for row in rows}
+    first, second = modalities
+    partners = {row["name"]: row["md5"] for row in _rows(manifest, second)}
     entries = [
         {
             "name": row["name"],
             "subject": row["subject"],
             "slice": int(row["slice"]),
-            "md5": [md5s[modality, row["name"]] for modality in modalities],
+            "md5": [row["md5"], partners[row["name"]]],
         }
-        for row in rows
-        if row["modality"] == modalities[0]
+        for row in _rows(manifest, first)
     ]
     return sorted(entries, key=lambda entry: (entry["subject"], entry["slice"]))
+
+
+def _rows(manifest: Path, modality: str) -> Iterator[dict[str, str]]:
+    with manifest.open(newline="") as stream:
+        yield from (row for row in csv.DictReader(stream) if row["modality"] == modality)
 
 
 def _write_index(path: Path, index: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from components.register.lineage import CODE, read_split, trace
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+TOLD_ELSEWHERE = {"dataset_version", "collection", "modalities", "inputs", "split", "pairs", "subjects", "code_version"}
+
 
 def compare(client: MlflowClient, a: Version, b: Version) -> dict[str, Any]:
     """What version `b` has otherwise than `a`, as plain values; what is the same is left out.
@@ -26,11 +28,16 @@ def compare(client: MlflowClient, a: Version, b: Version) -> dict[str, Any]:
         "b": {key: right[key] for key in ("model", "version", "aliases", "registered")},
         "data": _data(client, a, b, left["data"], right["data"]),
         "code": _changed(left["code"], right["code"], CODE),
-        "configuration": _changed(left["configuration"], right["configuration"]),
+        "configuration": _changed(_settings(left), _settings(right)),
         "same_weights": left["weights_sha256"] == right["weights_sha256"],
         "same_test_images": bool(left["test_set"]) and left["test_set"] == right["test_set"],
         "measures": _measures(left["measures"], right["measures"]),
     }
+
+
+def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what the data and the code say of themselves."""
+    return {key: value for key, value in facts["configuration"].items() if key.partition(".")[0] not in TOLD_ELSEWHERE}
 
 
 def _data(

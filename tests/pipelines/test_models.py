@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +11,11 @@ from components.register import history, operations, webhook
 from components.register.aliases import Overtaken
 from components.register.catalogue import choose
 from components.register.history import PROMOTED, Event, champions
+from components.register.record import Origin
 from components.tracking import connected
-from tests.components.test_gate import make_table
-from tests.components.test_register import free_port, make_folders, refusing_server, register
+from tests import registered as steps
+from tests.mlflow_servers import Quiet, bad_server, free_port, serving
+from tests.registered import make_folders, make_table, register
 
 FIRST, SECOND = ("0" * 32 + ".dir", "1" * 32 + ".dir")
 WHO = {
@@ -179,10 +179,7 @@ class TestLineage:
     def test_forth_it_tells_data_code_configuration_parents_and_runs(self, models, store, monkeypatch):
         monkeypatch.setenv("ATLAS_FUSION_IMAGE", "registry/image@sha256:abc")
         monkeypatch.setenv("FUSION_PIPELINE_RUN", "2026-11-23")
-        from tests.components import test_register
-
-        origin = test_register.Origin.here("quick", "c0ffee", "0.1.0", "placeholder")
-        monkeypatch.setattr(test_register, "ORIGIN", origin)
+        monkeypatch.setattr(steps, "ORIGIN", Origin.here("quick", "c0ffee", "0.1.0", "placeholder"))
         made = registered(store, "traced", 7, 0.5, WHO["1"], steps=20)
         _, facts = models("lineage", "models:/traced@champion", json_=True)
         assert facts["code"] == {"git_commit": "c0ffee", "code_version": "0.1.0", "image": "registry/image@sha256:abc"}
@@ -246,7 +243,7 @@ class TestReading:
         _, found = models("diff", "2", "3", "--model-name", "ct-mri", json_=True)
         moved = [row["moved"] for row in found["data"]["pairs"]]
         assert [{"name": "2001", "from": "train", "to": "validation"}] in moved and len(moved) == 2
-        assert found["configuration"]["learning_rate"] == [None, "0.5"] and found["code"] == {}
+        assert found["configuration"] == {"learning_rate": [None, "0.5"], "seed": ["2", "3"]} and found["code"] == {}
         assert found["measures"]["vif"] == {"a": 0.6, "b": 0.7, "difference": pytest.approx(0.1)}
         said = models("diff", "1", "2", "--model-name", "ct-mri").stdout
         assert re.search(r"^4 +1: 4001", said, re.MULTILINE) and "measured on other test images" in said
@@ -416,8 +413,8 @@ class TestBadInput:
         line = refused("models", "list")
         assert "does not answer" in line and "secret" not in line
         for status in (401, 403):
-            with refusing_server(status) as uri:
-                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            with bad_server(str(status), healthy=True) as address:
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
                 assert f"refuses ({status})" in refused("models", "lineage", "--subject", "1")
 
 
@@ -427,8 +424,8 @@ class TestWebhook:
         """A real HTTP server at a secret address, which answers with the statuses asked for, then 200."""
         made = SimpleNamespace(statuses=[], posts=[])
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
+        class Handler(Quiet):
+            def do_POST(self):  # noqa: N802
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 made.posts.append((self.path, json.loads(content)))
                 self.send_response(made.statuses.pop(0) if made.statuses else 200)
@@ -437,15 +434,10 @@ class TestWebhook:
 
             do_GET = do_POST  # noqa: N815
 
-            def log_message(self, *_):
-                """Say nothing."""
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            Thread(target=server.serve_forever, daemon=True).start()
-            monkeypatch.setenv("ATLAS_FUSION_WEBHOOK", f"http://127.0.0.1:{server.server_port}/T0/s3cret")
+        with serving(Handler) as address:
+            monkeypatch.setenv("ATLAS_FUSION_WEBHOOK", f"http://{address}/T0/s3cret")
             monkeypatch.setattr(webhook, "SECONDS_BETWEEN", 0.0)
             yield made
-            server.shutdown()
 
     def test_it_hears_who_is_champion_in_words_and_in_fields(self, heirs, models, hook):
         models("promote", "4", "--model-name", heirs.name, "--reason", "<!channel> a & b", "--yes")
