@@ -24,7 +24,7 @@ PROMOTED, ROLLED_BACK, RETIRED, RESTORED = "promoted", "rolled back", "retired",
 class Event:
     """One change: `version` was promoted, was gone back to ("rolled back"), was retired or was restored.
 
-    `over` is the champion before, None without one; `at` is ISO, UTC; `by` is "gate" or a user's name.
+    `over` is the champion before a new one, None without one; `at` is ISO, UTC; `by` is "gate" or a user's name.
     """
 
     action: str

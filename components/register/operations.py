@@ -82,14 +82,13 @@ def retire(client: MlflowClient, version: Version, *, without_champion: bool, re
     """
     check_retirable(version, without_champion)
     name, number = version.model, version.number
-    over = champion(client, name)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     for key, value in zip(RETIRED_TAGS, (now, by, reason), strict=True):
         client.set_model_version_tag(name, number, key, value)
     for alias, holder in aliases(models(client, name)[0]).items():
         if holder == number and (alias != CHAMPION or without_champion):
             client.delete_registered_model_alias(name, alias)
-    note(client, name, RETIRED, number, over=over, reason=reason, by=by)
+    note(client, name, RETIRED, number, over=None, reason=reason, by=by)
     point_previous(client, name)
 
 

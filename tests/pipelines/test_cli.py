@@ -62,6 +62,13 @@ def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path, pipe
     assert first == (ROOT / "pipelines" / f"{pipeline}.yaml").read_bytes(), "run `make compile` and commit the result"
 
 
+@pytest.mark.parametrize("pipeline", ["training", "sweep"])
+def test_on_a_cluster_the_registry_learns_of_the_run_the_image_and_the_webhook(pipeline: str):
+    text = (ROOT / "pipelines" / f"{pipeline}.yaml").read_text()
+    assert "{{$.pipeline_job_uuid}}" in text
+    assert text.count("envVar: ATLAS_FUSION_IMAGE") == text.count("envVar: ATLAS_FUSION_WEBHOOK") == 1
+
+
 def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, refused):
     (tmp_path / "empty" / "CT-MRI" / "CT").mkdir(parents=True)
     (tmp_path / "file").touch()
