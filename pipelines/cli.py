@@ -14,8 +14,9 @@ from model.errors import InputError, Stopped, one_line
 from pipelines.data import app as data
 from pipelines.ending import call
 from pipelines.models import app as models
-from pipelines.options import with_pipeline_parameters
+from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
@@ -28,11 +29,6 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
-
-Runs = Annotated[
-    Path,
-    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -252,6 +248,9 @@ def fuse(
     slices = f"{done.slices} slice{'s' if done.slices > 1 else ''}"
     typer.echo(one_line(f"first: {a} ({done.first}); second: {b} ({done.second})"))
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
+
+
+app.command()(view)
 
 
 @app.command("measure")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model.errors import InputError, one_line
+from pipelines.options import Runs
 from pipelines.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ ModelName = Annotated[
     str, typer.Option(help="Model that a VERSION without a name is of, as `fusion run` names it by default.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Runs = Annotated[Path, typer.Option(envvar="FUSION_RUNS", help="Folder with the local MLflow store.", readable=False)]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with the version and in the model's history.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 

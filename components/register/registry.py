@@ -232,11 +232,11 @@ def _finish(
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
     if GATE_TAG not in version.tags:
         verdict = settle(client, version, verdict, lambda: judge_beside(client, version.name, judged, rules))
-        if already_registered:
-            client.set_terminated(version.run_id)
         log_card(client, version, judged, verdict)
         conclude(client, version, verdict, card(judged, verdict))
         version = client.get_model_version(version.name, version.version)
+    if already_registered and client.get_run(version.run_id).info.status != "FINISHED":
+        client.set_terminated(version.run_id)
     return Registration(
         model_name=version.name,
         version=str(version.version),

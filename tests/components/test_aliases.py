@@ -204,7 +204,7 @@ class Actor(threading.Thread):
         return call
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     actors=st.integers(2, 4),
     schedule=st.lists(st.integers(0, 3), max_size=60),
@@ -233,7 +233,7 @@ def test_of_many_at_once_one_becomes_champion_in_whatever_order_they_act(actors,
             assert registry.records[actor.version]["promoted_by"] == "gate"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(dies=st.integers(0, 14))
 def test_a_promotion_cut_short_and_made_again_ends_as_an_uncut_one(dies):
     def crown_over_the_first(dies: int | None) -> Registry:

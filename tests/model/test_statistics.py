@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -80,7 +80,6 @@ def test_only_the_interval_by_subject_covers_the_mean_of_correlated_slices(subje
     assert covered["pairs"] < 0.65
 
 
-@settings(deadline=None)
 @given(columns(st.integers(2, 12)), st.integers(-50, 50))
 def test_the_interval_holds_the_mean_moves_with_the_data_and_is_the_same_again(values, shift):
     low, high = bootstrap_interval(values)
@@ -126,7 +125,6 @@ def test_the_signed_rank_test_is_scipys_where_there_are_no_ties(rows):
         assert signed_rank_test(differences) == pytest.approx(theirs, rel=1e-9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=8))
 def test_ties_and_zeros_only_ever_raise_its_p(magnitudes):
     patterns = product((-1, 1), repeat=len(magnitudes))
@@ -135,7 +133,6 @@ def test_ties_and_zeros_only_ever_raise_its_p(magnitudes):
         assert np.mean(p <= value) <= value + 1e-12
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.data())
 def test_larger_differences_never_raise_its_p(differences, data):
     gains = data.draw(st.lists(st.floats(0, 1), min_size=len(differences), max_size=len(differences)))
