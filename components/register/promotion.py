@@ -12,6 +12,7 @@ from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
 from components.register.aliases import CHAMPION, Overtaken, challenge, crown
 from components.register.gate import Rules, Verdict
+from components.register.history import PROMOTED, note
 from components.register.registry import fetch
 from model.errors import InputError
 from model.fuser import Fuser
@@ -56,6 +57,7 @@ def settle(
     while verdict.promoted:
         try:
             crown(client, name, number, over=verdict.over or None, reason=verdict.reason, by="gate")
+            note(client, name, PROMOTED, number, over=verdict.over or None, reason=verdict.reason, by="gate")
             break
         except Overtaken:
             if _was_champion(client, name, number):

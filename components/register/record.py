@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -23,18 +24,34 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
 SPEEDS = ("seconds", "images_per_second")
+PAIR = ("name", "subject", "slice", "md5")
 BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
 METRICS_A_REQUEST = 1000
 STATISTICS_FILE = "data_statistics.json"
+SPLIT_FILE = "split.json"
+IMAGE_VARIABLE = "ATLAS_FUSION_IMAGE"
+RUN_VARIABLE = "FUSION_PIPELINE_RUN"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from beyond what its own folder tells: the profile and the code that ran."""
+    """Where a model comes from beyond what its own folder tells: the profile and the code that ran.
+
+    `pipeline_run` is the id of the run in Kubeflow, or the name of its folder here; `image` is the container image by
+    its digest. Either is "" where it is not known.
+    """
 
     profile: str
     git_commit: str
     code_version: str
+    pipeline_run: str = ""
+    image: str = ""
+
+    @classmethod
+    def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str) -> Origin:
+        """The origin of what runs in this environment, which names the image, and the run's folder if it has one."""
+        run = os.environ.get(RUN_VARIABLE) or pipeline_run
+        return cls(profile, git_commit, code_version, run, os.environ.get(IMAGE_VARIABLE, ""))
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,31 @@ class Judged:
         trained_on = {entry["subject"] for entry in self.index["splits"]["train"]}
         return judge(self.table, self.floors, rules, champion, trained_on)
 
+    def split(self) -> dict[str, Any]:
+        """Every pair that training, validation and test saw, with its subject and the MD5 of its two images' files.
+
+        A split that the packed dataset cannot tell, since the training saw another one, is None, and `unknown` says so.
+        """
+        facts = {key: self.index.get(key) for key in ("dataset_version", "collection", "modalities", "source")}
+        splits: dict[str, list[dict[str, Any]] | None] = {
+            name: [{key: entry[key] for key in PAIR if key in entry} for entry in entries]
+            for name, entries in self.index["splits"].items()
+        }
+        if why := self._trained_elsewhere():
+            splits |= {"train": None, "validation": None}
+        return facts | {"split": self.index.get("split", {}), "splits": splits, "unknown": why}
+
+    def _trained_elsewhere(self) -> str:
+        """What tells that the model was trained on other pairs than those of the packed dataset; "" for nothing."""
+        subjects = {
+            name: sorted({entry["subject"] for entry in entries}) for name, entries in self.index["splits"].items()
+        }
+        here = {key: self.index.get(key) for key in ("dataset_version", "collection", "split")} | {"subjects": subjects}
+        for key, value in here.items():
+            if key in self.training and value is not None and self.training[key] != value:
+                return f"it was trained on another {key.replace('_', ' ').replace('subjects', 'set of subjects')}"
+        return ""
+
     def tags(self, origin: Origin) -> dict[str, str]:
         """The lineage of the model version, for its tags."""
         chosen = {key: self.training[key] for key in BRIEF if key in self.training}
@@ -109,6 +151,7 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged) -> ModelInfo:
     mlflow.log_params({name: value for name, value in parameters.items() if name not in there.params})
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
+    mlflow.log_dict(judged.split(), SPLIT_FILE)
     if judged.statistics:
         mlflow.log_dict(judged.statistics, STATISTICS_FILE)
     client.log_inputs(run_id, [_dataset(judged)])

@@ -94,7 +94,7 @@ def register(
         if found := _find(client, model_name, identity):
             return _finish(client, found, judged, rules, already_registered=True)
         verdict = judge_beside(client, model_name, judged, rules)
-        tags, description = identity | judged.tags(origin), card(judged, verdict)
+        tags, description = identity | judged.tags(origin) | {"parent": verdict.over}, card(judged, verdict)
         taken_over = _training_run(client, folder) or _run_cut_short(client, experiment, identity)
         with mlflow.start_run(
             run_id=taken_over,
@@ -225,12 +225,14 @@ def _finish(
 ) -> Registration:
     import mlflow
 
+    from components.register.card import log_card
     from components.register.promotion import GATE_TAG, conclude, judge_beside, settle
 
     verdict = Verdict(**mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json"))
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
     if GATE_TAG not in version.tags:
         verdict = settle(client, version, verdict, lambda: judge_beside(client, version.name, judged, rules))
+        log_card(client, version, judged, verdict)
         conclude(client, version, verdict, card(judged, verdict))
         version = client.get_model_version(version.name, version.version)
     if already_registered and client.get_run(version.run_id).info.status != "FINISHED":
