@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ABOUT = (
-    "Fuses a {} and an {} slice into one grey image.\n\n"
-    "Inputs `{}` and `{}`: float32 stacks (N, H, W) in [0, 1], of colour images the luma; output: the fused stack, "
-    "same shape and range. The parameter `strategy` chooses another fusion strategy."
+    "Fuses the {0} and {1} images of the same slices.\n\n"
+    "Inputs `{2}` and `{3}`: an image or a batch of any size, grey, or one of the two in colour, which is kept; numpy "
+    "arrays (floats in [0, 1], uint8, uint16), or bytes or base64 of image files. Output: as the inputs. Parameters: "
+    "`strategy`, another fusion strategy than the registered one; `input_bits`, of integers in JSON and of levels that "
+    "do not fill their type; `output_bits`, 8, 16 or 32 (floats); `encoding`, array or png. Needs only the packages "
+    "of its requirements.txt; `docs/consumers.md` in the repository has examples."
 )
 
 
