@@ -108,7 +108,7 @@ def model_path(model: str | None, runs: Path) -> Path:
         return SHIPPED_MODEL
     if not model.startswith("models:"):
         return Path(model)
-    from components.register.registry import resolve_model
+    from components.register.fetch import resolve_model
     from pipelines.local import local_tracking_uri
 
     server = os.environ.get("MLFLOW_TRACKING_URI")

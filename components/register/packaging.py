@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 LIBRARIES = ("mlflow-skinny", "numpy", "pandas", "pillow", "safetensors", "torch")
+INPUTS_FILE = "inputs.json"
 CHECKSUMS = "checksums.sha256"
 PYFUNC = Path(__file__).with_name("pyfunc.py")
 
 
 @contextmanager
-def packaged(folder: Path, config: Mapping[str, Any], inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
+def packaged(
+    folder: Path, inputs: Sequence[str], config: Mapping[str, Any] | None = None, code: bool = True
+) -> Iterator[dict[str, Any]]:
     """The arguments of `mlflow.pyfunc.log_model` or `save_model` for a model folder; its files are gone afterwards.
 
-    `config` stands in place of the folder's own. `inputs` are the names of the two inputs, such as ct and mri. Raises
-    InputError if the folder holds no model.
+    `inputs` are the names of the two inputs, such as ct and mri; `config` stands in place of the folder's own. Without
+    `code` it loads only where this program is. Raises InputError if the folder holds no model.
     """
     import model
     from model.fuser import CONFIG_FILE, Fuser
@@ -36,17 +39,21 @@ def packaged(folder: Path, config: Mapping[str, Any], inputs: Sequence[str]) -> 
 
     with tempfile.TemporaryDirectory() as aside:
         root = Path(aside)
-        fuser = shutil.copytree(folder, root / "artifacts" / "fuser", ignore=shutil.ignore_patterns(RUN_FILE))
-        (fuser / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n")
-        strategy = Fuser.load(fuser, device="cpu", fast=False).strategy
-        # The weights that ship with the package are other models' and megabytes.
-        ignored = shutil.ignore_patterns("weights", "__pycache__")
-        code = shutil.copytree(Path(model.__file__).parent, root / "code" / "model", ignore=ignored)
+        Fuser.load(folder, fast=False)
+        ours = shutil.ignore_patterns(RUN_FILE, INPUTS_FILE)
+        fuser = shutil.copytree(folder, root / "artifacts" / "fuser", ignore=ours)
+        if config is not None:
+            (fuser / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n")
+        strategy = Fuser.load(fuser, fast=False).strategy
+        if code:
+            # The weights that ship with the package are other models' and megabytes.
+            ignored = shutil.ignore_patterns("weights", "__pycache__")
+            shutil.copytree(Path(model.__file__).parent, root / "code" / "model", ignore=ignored)
         shutil.copyfile(PYFUNC, root / PYFUNC.name)
         yield {
             "python_model": str(root / PYFUNC.name),
             "artifacts": {"fuser": str(fuser), "checksums": str(_write_checksums(root))},
-            "code_paths": [str(code)],
+            "code_paths": [str(root / "code" / "model")] if code else None,
             "signature": _signature(inputs, strategy),
             "input_example": _example(inputs),
             "model_config": {

@@ -141,7 +141,7 @@ def card(judged: Judged, verdict: Verdict) -> str:
 def _log_model(judged: Judged) -> ModelInfo:
     import mlflow
 
-    with packaged(judged.folder, judged.config, judged.inputs) as parts:
+    with packaged(judged.folder, judged.inputs, judged.config) as parts:
         return mlflow.pyfunc.log_model(name="fuser", **parts)
 
 

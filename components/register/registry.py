@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,28 +153,6 @@ def summarise(made: Registration) -> str:
     return "\n".join(lines) + "\n"
 
 
-def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
-    """The local model folder behind `models:/name/3`, `models:/name@champion` or a plain path.
-
-    A version of the registry is fetched once into `cache` and checked against the SHA-256 in its tags. Raises
-    InputError if there is no such model, version or alias, naming those there are.
-    """
-    if not uri.startswith("models:/"):
-        return Path(uri)
-    match = re.fullmatch(r"models:/([\w.-]+)(?:/(\d+)|@([\w.-]+))", uri)
-    if not match:
-        raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
-    with connected(tracking_uri) as client:
-        version = _version(client, *match.groups())
-        digest = version.tags.get("weights_sha256", "")
-        if not digest:
-            raise InputError(f"{uri} was not registered by this program; choose another version")
-        target = cache / f"{version.name}-{version.version}-{digest[:12]}"
-        if not target.exists():
-            _download(version, target)
-    return target
-
-
 def _md5(value: Any) -> str:
     return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
@@ -186,28 +163,10 @@ def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVers
     return client.get_model_version(name, found[0].version) if found else None
 
 
-def _versions(client: MlflowClient, name: str) -> list[int]:
-    return sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
-
-
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
     models = client.search_registered_models(f"name = '{name}'")
     version = models[0].aliases.get("champion") if models else None
     return client.get_model_version(name, version) if version else None
-
-
-def _version(client: MlflowClient, name: str, number: str | None, alias: str | None) -> ModelVersion:
-    models = client.search_registered_models(f"name = '{name}'")
-    if not models:
-        known = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise InputError(f"no model {name} in the registry; it has {known}")
-    aliases = models[0].aliases
-    if alias and alias not in aliases:
-        raise InputError(f"no alias {alias} of {name}; it has {', '.join(sorted(aliases)) or 'none'}")
-    chosen, versions = str(aliases[alias] if alias else number), _versions(client, name)
-    if int(chosen) not in versions:
-        raise InputError(f"no model version {chosen} of {name}; it has {', '.join(map(str, versions)) or 'none'}")
-    return client.get_model_version(name, chosen)
 
 
 def _finish(client: MlflowClient, version: ModelVersion, already_registered: bool) -> Registration:
@@ -263,22 +222,3 @@ def _set_aliases(client: MlflowClient, name: str, version: str, promoted: bool) 
     if champion := _champion(client, name):
         client.set_registered_model_alias(name, "previous", champion.version)
     client.set_registered_model_alias(name, "champion", version)
-
-
-def _download(version: ModelVersion, target: Path) -> None:
-    import mlflow
-
-    from model.fuser import weights_sha256
-
-    uri = f"models:/{version.name}/{version.version}/artifacts"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=aside))
-        folder = next((found.parent for found in local.glob("*/weights.safetensors")), None)
-        if folder is None or weights_sha256(folder) != version.tags["weights_sha256"]:
-            raise InputError(f"{uri} does not hold the weights that were registered; choose another version")
-        try:
-            folder.rename(target)
-        except OSError:  # Someone else may have fetched the same version meanwhile.
-            if not target.exists():
-                raise

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from components.image import IMAGE
-from components.register import component, gate, registry
+from components.register import component, fetch, gate, registry
 from components.register.record import Origin
 from components.validate.reference import find_reference
 from model.errors import InputError
@@ -336,7 +336,7 @@ class TestVersion:
     def test_it_fuses_with_the_strategy_that_was_judged(self, store: SimpleNamespace, tmp_path: Path) -> None:
         table = make_table(0.5, ("9001",), **{"network-maximum": 0.7}) | {"candidate": "network-maximum"}
         made = register(make_folders(tmp_path / "in", table=table), store.uri, "other-strategy")
-        folder = registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
+        folder = fetch.resolve_model(made.uri, tmp_path / "cache", store.uri)
         assert Fuser.load(folder).strategy == "maximum"
         assert '"strategy": "maximum"' in store.client.get_model_version("other-strategy", "1").tags["configuration"]
 
@@ -442,21 +442,21 @@ class TestBadInput:
 
 class TestResolve:
     def test_a_plain_path_needs_no_registry(self, tmp_path: Path) -> None:
-        assert registry.resolve_model(str(tmp_path), tmp_path / "cache") == tmp_path
+        assert fetch.resolve_model(str(tmp_path), tmp_path / "cache") == tmp_path
 
     @pytest.mark.parametrize("uri", ["models:/ct-mri/1", "models:/ct-mri@champion"])
     def test_a_version_is_fetched_whole_and_kept(self, store: SimpleNamespace, tmp_path: Path, uri: str) -> None:
-        folder = registry.resolve_model(uri, tmp_path / "cache", store.uri)
+        folder = fetch.resolve_model(uri, tmp_path / "cache", store.uri)
         assert folder.parent == tmp_path / "cache"
         np.testing.assert_array_equal(fuse(folder, stacks()), fuse(store.folders.model, stacks()))
         (folder / "kept").touch()
-        assert (registry.resolve_model(uri, tmp_path / "cache", store.uri) / "kept").exists()
+        assert (fetch.resolve_model(uri, tmp_path / "cache", store.uri) / "kept").exists()
 
     def test_the_environment_names_the_server(
         self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-        assert Fuser.load(registry.resolve_model("models:/ct-mri/1", tmp_path)).strategy == "sfnn"
+        assert Fuser.load(fetch.resolve_model("models:/ct-mri/1", tmp_path)).strategy == "sfnn"
 
     @pytest.mark.parametrize(
         ("uri", "message"),
@@ -472,7 +472,7 @@ class TestResolve:
         self, store: SimpleNamespace, tmp_path: Path, uri: str, message: str
     ) -> None:
         with pytest.raises(InputError, match=message):
-            registry.resolve_model(uri, tmp_path, store.uri)
+            fetch.resolve_model(uri, tmp_path, store.uri)
 
     def test_weights_that_were_changed_in_the_store_are_refused(self, store: SimpleNamespace, tmp_path: Path) -> None:
         made = register(make_folders(tmp_path), store.uri, "tampered")
@@ -480,7 +480,7 @@ class TestResolve:
         (weights,) = Path(source).rglob("weights.safetensors")
         weights.write_bytes(b"other weights")
         with pytest.raises(InputError, match="does not hold the weights"):
-            registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
+            fetch.resolve_model(made.uri, tmp_path / "cache", store.uri)
         assert not list((tmp_path / "cache").iterdir())
 
 
