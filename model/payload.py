@@ -124,11 +124,8 @@ def write_batch(fused: Sequence[Picture], a: Batch, b: Batch, encoding: str = "s
 def _unwrapped(value: Any) -> Any:
     """Arrays of objects or strings as lists, or as the one object they hold."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
-        value = value.tolist()
-        return _unwrapped(value) if isinstance(value, np.ndarray) else value
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, list):
+        return _unwrapped(value.tolist())
+    if isinstance(value, list | tuple):
         return [_unwrapped(item) if isinstance(item, np.ndarray) else item for item in value]
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
 

@@ -117,7 +117,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno and error.errno > 0 else error
         raise InputError(
             f"cannot listen at {host} port {port} ({reason}); choose another with --port or --host"
         ) from None

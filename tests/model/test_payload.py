@@ -72,6 +72,7 @@ def test_a_batch_is_the_same_in_every_form(levels, form):
         given.append(np.stack(values))
     else:
         given.append(np.array(values, dtype=object))
+        given.append(np.array([np.array(value, dtype=object) for value in values]))  # as MLflow makes of `instances`
     for value in given:
         batch = read_batch(value, "ct")
         assert not batch.single and len(batch.pictures) == 2
