@@ -27,7 +27,7 @@ test: $(READY) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: integration
-integration: $(READY) ## Run the long tests, and those against OpenStack Swift (.ci/swift.sh installs it on Debian)
+integration: $(READY) ## Run the long tests, and those against real servers (.ci/servers.sh installs them on Debian)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m integration $(ARGS)
 
 .PHONY: lint

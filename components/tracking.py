@@ -159,4 +159,7 @@ def _refusal(uri: str, message: str, status: int) -> str:
     if status in (401, 403):
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to who may"
         return f"MLflow server {shown(uri)} refuses ({status}): {line}; {advice}"
+    if " failed with exception " in line:
+        cause = line.partition(" failed with exception ")[2]
+        return f"the connection to MLflow {shown(uri)} breaks off ({cause}); check the network, then run again"
     return f"MLflow {shown(uri)} answers {status}: {line}"

@@ -112,9 +112,12 @@ class Fuser:
             raise InputError(f"{folder / CONFIG_FILE} is not the configuration of this program's model; fetch it again")
         changes = {"strategy": strategy, "batchnorm": batchnorm}
         config = FuserConfig(**saved | {k: v for k, v in changes.items() if v is not None})
-        network = make_network(config.network, config.width)
+        # Without memory of its own: the tensors read become the network's, in float32 whatever the file has.
+        with torch.device("meta"):
+            network = make_network(config.network, config.width)
+        weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(weights, assign=True)
         except RuntimeError:
             raise InputError(
                 f"{folder / WEIGHTS_FILE} holds the weights of another architecture than {config.network} of width"

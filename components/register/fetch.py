@@ -87,7 +87,7 @@ def _remembered(note: Path, uri: str, away: Away) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise InputError(f"{away}; and {note.parent} does not hold {uri}") from None
+        raise InputError(f"{away}; the cache does not hold {uri} either") from None
     print(f"{away}; taking {uri} as of {when:%Y-%m-%d %H:%M} UTC, version {last['version']}", file=sys.stderr)
     return folder
 
