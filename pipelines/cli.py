@@ -13,8 +13,10 @@ import typer
 from model.errors import InputError, Stopped, one_line
 from pipelines.data import app as data
 from pipelines.ending import call
-from pipelines.options import with_pipeline_parameters
+from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.serve_command import serve
+from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
@@ -26,11 +28,6 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
-
-Runs = Annotated[
-    Path,
-    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -252,31 +249,8 @@ def fuse(
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
 
 
-@app.command()
-def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Model folder, models:/NAME/VERSION or models:/NAME@ALIAS; default: the model that ships with this "
-            "program."
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every one of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.")] = 8080,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
-    inputs: Annotated[
-        str | None, typer.Option(help="Names of both inputs; default: as registered, or ct,mri.", show_default=False)
-    ] = None,
-    max_body: Annotated[int, typer.Option(help="The largest body of a request, in MiB.")] = 64,
-    runs: Runs = Path("runs"),
-) -> None:
-    """Serve a model over HTTP, by MLflow's scoring protocol; Ctrl-C ends it.
-
-    docs/consumers.md shows requests. It asks nobody who they are: keep it behind something that does.
-    """
-    from pipelines.serve import serve as serve_model
-
-    serve_model(model, host, port, device, inputs, max_body, runs, typer.echo)
+app.command()(serve)
+app.command()(view)
 
 
 @app.command("measure")

@@ -29,11 +29,7 @@ def fuse_files(
     If one of them is in colour, its luma is fused and its chroma put back: the result is 8-bit RGB. Of grey images the
     result has 16 bits if either source has. An `output` that is one of the sources is refused.
     """
-    pictures = read_image(a), read_image(b)
-    _check_sizes(pictures, a, b)
-    _check_memory(pictures[0], a)
-    if all(picture.chroma is not None for picture in pictures):
-        raise InputError(f"{a} and {b} are both in colour; convert one of them, the anatomical one, to grey")
+    pictures = read_pictures(a, b)
     chroma = pictures[0].chroma if pictures[0].chroma is not None else pictures[1].chroma
     depth = max(picture.depth for picture in pictures)
     writable_format(output, Picture(pictures[0].luma, chroma, depth))
@@ -45,6 +41,16 @@ def fuse_files(
     if not torch.isfinite(luma).all():
         raise InputError("the model gives values that are not finite, so its weights are useless; name another --model")
     write_image(output, Picture(luma, chroma, depth))
+
+
+def read_pictures(a: Path, b: Path) -> tuple[Picture, Picture]:
+    """Two images that are fit to be fused: of one size, not both in colour; raises InputError otherwise."""
+    pictures = read_image(a), read_image(b)
+    _check_sizes(pictures, a, b)
+    _check_memory(pictures[0], a)
+    if all(picture.chroma is not None for picture in pictures):
+        raise InputError(f"{a} and {b} are both in colour; convert one of them, the anatomical one, to grey")
+    return pictures
 
 
 def load_fuser(source: Path, strategy: str | None = None, batchnorm: str | None = None) -> Fuser:
