@@ -25,9 +25,10 @@ def serve(
     max_body: Annotated[int, typer.Option(help="The largest body of a request, in MiB.")] = 64,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Serve a model over HTTP, by MLflow's scoring protocol; Ctrl-C ends it.
+    """Serve a model over HTTP; Ctrl-C ends it.
 
-    docs/consumers.md shows requests. It asks nobody who they are: keep it behind something that does.
+    The protocol is that of MLflow's models; docs/consumers.md shows requests. It asks nobody who they are: keep it
+    behind something that does.
     """
     from pipelines.serve import serve as serve_model
 
