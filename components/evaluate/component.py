@@ -37,10 +37,14 @@ def evaluate(
     from components.evaluate import evaluation as step
     from components.progress import Progress
     from components.register.champion import fetch_champion
+    from components.register.gate import parse_measures
 
-    folders = Path(model.path), Path(dataset.path), Path(evaluation.path)
-    options = {"champion": fetch_champion(champion), "progress": Progress("evaluate")}
-    metrics.metadata.update(step.run(*folders, strategies, gate_measures, **options))
+    curves, training = step.read_training(Path(model.path))
+    names, measures, progress = step.parse_strategies(strategies), parse_measures(gate_measures), Progress("evaluate")
+    folders, rival = (Path(model.path), Path(dataset.path)), fetch_champion(champion)
+    result = step.evaluate(*folders, names, progress=progress, measures=measures, champion=rival)
+    step.write_evaluation(result, curves, training, Path(evaluation.path))
     shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
+    metrics.metadata.update(result.candidate_metrics())
     # KFP's local cache looks for a file behind every artifact.
     Path(metrics.path).write_text(json.dumps(metrics.metadata))

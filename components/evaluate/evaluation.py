@@ -19,7 +19,6 @@ from components.evaluate.floors import measure_floors
 from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
 from components.register.aliases import CHAMPION
-from components.register.gate import parse_measures
 from model.errors import InputError
 from model.fuser import Fuser
 from model.methods import CLASSICAL, METHODS, Fuse, Resources, strategy_title
@@ -207,17 +206,6 @@ def evaluate(
         ],
         floors=measure_floors(loaded, pairs.index["collection"], strategies[0]),
     )
-
-
-def run(
-    model_folder: Path, packed_folder: Path, out: Path, strategies: str, measures: str, **options: Any
-) -> dict[str, float]:
-    """`evaluate` with comma-separated strategies and measures, written to `out`; the candidate's metrics."""
-    names, more = parse_strategies(strategies), parse_measures(measures)
-    curves, training = read_training(model_folder)
-    result = evaluate(model_folder, packed_folder, names, measures=more, **options)
-    write_evaluation(result, curves, training, out)
-    return result.candidate_metrics()
 
 
 def judge_champion(champion: Champion, packed_folder: Path, measures: Sequence[str], batch: int = 8) -> MethodResult:
