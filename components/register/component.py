@@ -63,7 +63,6 @@ def register(
         pipeline_run: The run of the pipeline, kept as a tag.
     """
     import json
-    from dataclasses import asdict
     from pathlib import Path
 
     from components.register import registry
@@ -73,9 +72,8 @@ def register(
     rules = Rules.parse(gate_measures, gate_margin, gate_lesions, gate_seconds)
     folders = (Path(model.path), Path(evaluation.path), Path(dataset.path))
     origin = Origin.here(profile, git_commit, code_version, pipeline_run)
-    made = registry.register(
-        *folders, origin, experiment=experiment, model_name=model_name, validation=Path(validation.path), rules=rules
-    )
-    Path(registration.path).write_text(json.dumps(asdict(made), indent=2) + "\n")
+    names = {"experiment": experiment, "model_name": model_name}
+    made = registry.register(*folders, origin, **names, validation=Path(validation.path), rules=rules)
+    Path(registration.path).write_text(json.dumps(vars(made), indent=2) + "\n")
     Path(summary.path).write_text(registry.summarise(made))
     registration.metadata.update({"version": made.version, "standing": made.standing, "uri": made.uri})
