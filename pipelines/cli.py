@@ -13,8 +13,10 @@ import typer
 from model.errors import InputError, Stopped, one_line
 from pipelines.data import app as data
 from pipelines.ending import call
+from pipelines.models import app as models
 from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.serve_command import serve
 from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
 
 
@@ -248,6 +251,7 @@ def fuse(
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
 
 
+app.command()(serve)
 app.command()(view)
 
 

@@ -253,7 +253,7 @@ def _evaluate(p: Parameters, model: Path, packed: Path, folder: Path, told: Watc
 
 
 def _register(p: Parameters, folder: Path, data: DataRequest, uri: str) -> dict[str, Any]:
-    origin = Origin(p.profile, p.git_commit, p.code_version)
+    origin = Origin.here(p.profile, p.git_commit, p.code_version, f"sweeps/{folder.name}")
     places = folder / "model", folder / "evaluation", data.packed
     names = {"experiment": p.experiment, "model_name": p.model_name, "tracking_uri": uri}
     rules = Rules.parse(p.gate_measures, p.gate_margin, p.gate_lesions, p.gate_seconds)

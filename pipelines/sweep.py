@@ -21,7 +21,7 @@ from components.sweep.component import plan as plan_step
 from components.sweep.component import score as score_step
 from components.sweep.component import train_trial as train_trial_step
 from components.validate.component import validate as validate_step
-from pipelines.training import let_reach_registry, let_reach_s3
+from pipelines.training import let_announce, let_reach_registry, let_reach_s3
 
 # Kubeflow takes a constant here.
 TRIALS_AT_ONCE = 2
@@ -241,10 +241,12 @@ def sweep_pipeline(
         profile=profile,
         git_commit=git_commit,
         code_version=code_version,
+        pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
+    let_announce(registered)
     return SearchResults(
         data_docs=validated.outputs["data_docs"],
         model=model,

@@ -17,6 +17,8 @@ from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
 from components.register.component import champion as champion_step
 from components.register.component import register as register_step
+from components.register.record import IMAGE_VARIABLE
+from components.register.webhook import WEBHOOK_VARIABLE
 from components.train.component import train as train_step
 from components.validate.component import validate as validate_step
 
@@ -41,6 +43,12 @@ def let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
     kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {address: address}, optional=optional)
     names = {f"MLFLOW_TRACKING_{name}": f"MLFLOW_TRACKING_{name}" for name in credentials}
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, names, optional=True)
+
+
+def let_announce(task: dsl.PipelineTask) -> None:
+    """Give the step that registers the environment that names its image, and whom to tell of a promotion."""
+    kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {IMAGE_VARIABLE: IMAGE_VARIABLE}, optional=True)
+    kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, {WEBHOOK_VARIABLE: WEBHOOK_VARIABLE}, optional=True)
 
 
 def let_reach_s3(task: dsl.PipelineTask) -> None:
@@ -241,10 +249,12 @@ def training_pipeline(
         profile=profile,
         git_commit=git_commit,
         code_version=code_version,
+        pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
+    let_announce(registered)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

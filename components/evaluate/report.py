@@ -180,18 +180,19 @@ def _settings(evaluation: Evaluation, training: dict[str, Any]) -> list[tuple[st
             )
         )
     rows += [("Measures", f"{evaluation.protocol} protocol"), ("BatchNorm statistics", evaluation.batchnorm)]
-    rows += [(label, _plain(training[key])) for key, label in SETTINGS.items() if key in training]
+    rows += [(label, plain(training[key])) for key, label in SETTINGS.items() if key in training]
     if training.get("dataset_version", evaluation.dataset_version) != evaluation.dataset_version:
         rows.append(("Trained on another dataset version", str(training["dataset_version"])))
     known = {*SETTINGS, "dataset_version", "libraries"}
-    rows += [(key.replace("_", " ").capitalize(), _plain(value)) for key, value in training.items() if key not in known]
+    rows += [(key.replace("_", " ").capitalize(), plain(value)) for key, value in training.items() if key not in known]
     rows += [(f"Library {name}", str(version)) for name, version in training.get("libraries", {}).items()]
     return rows
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A setting as text to read: numbers short, what holds several as a list of them."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)

@@ -40,6 +40,7 @@ def register(
     code_version: str,
     registration: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.Markdown],
+    pipeline_run: str = "",
 ) -> None:
     """Register the model in the MLflow of MLFLOW_TRACKING_URI, and make it the champion if the gate lets it.
 
@@ -59,6 +60,7 @@ def register(
         code_version: The version of the code, kept as a tag and part of the cache key.
         registration: The version that was made, whether it is the champion, and every check, as JSON.
         summary: The outcome in words.
+        pipeline_run: The run of the pipeline, kept as a tag.
     """
     import json
     from dataclasses import asdict
@@ -70,7 +72,7 @@ def register(
 
     rules = Rules.parse(gate_measures, gate_margin, gate_lesions, gate_seconds)
     folders = (Path(model.path), Path(evaluation.path), Path(dataset.path))
-    origin = Origin(profile, git_commit, code_version)
+    origin = Origin.here(profile, git_commit, code_version, pipeline_run)
     made = registry.register(
         *folders, origin, experiment=experiment, model_name=model_name, validation=Path(validation.path), rules=rules
     )

@@ -18,7 +18,7 @@ HEADLINE = "qabf"
 SIGNIFICANT = 0.05
 LEAST_PAIRS = 5
 """With fewer, the signed-rank test cannot reach p < 0.05 even if every pair is better: 1 / 2^4 is above it."""
-BY_HAND = "to promote it by hand, give this version the alias `champion` in the registry"
+BY_HAND = "to promote it by hand, run `fusion models promote`"
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
-from components.tracking import RUN_FILE, latest_steps
+from components.register.packaging import packaged
+from components.tracking import latest_steps
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,20 +20,35 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
     from mlflow.models.model import ModelInfo
 
-LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
 SPEEDS = ("seconds", "images_per_second")
+PAIR = ("name", "subject", "slice", "md5")
 BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
 METRICS_A_REQUEST = 1000
 STATISTICS_FILE = "data_statistics.json"
+SPLIT_FILE = "split.json"
+IMAGE_VARIABLE = "ATLAS_FUSION_IMAGE"
+RUN_VARIABLE = "FUSION_PIPELINE_RUN"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from beyond what its own folder tells: the profile and the code that ran."""
+    """Where a model comes from beyond what its own folder tells: the profile and the code that ran.
+
+    `pipeline_run` is the id of the run in Kubeflow, or the name of its folder here; `image` is the container image by
+    its digest. Either is "" where it is not known.
+    """
 
     profile: str
     git_commit: str
     code_version: str
+    pipeline_run: str = ""
+    image: str = ""
+
+    @classmethod
+    def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str) -> Origin:
+        """The origin of what runs in this environment, which names the image, and the run's folder if it has one."""
+        run = os.environ.get(RUN_VARIABLE) or pipeline_run
+        return cls(profile, git_commit, code_version, run, os.environ.get(IMAGE_VARIABLE, ""))
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,31 @@ class Judged:
         trained_on = {entry["subject"] for entry in self.index["splits"]["train"]}
         return judge(self.table, self.floors, rules, champion, trained_on)
 
+    def split(self) -> dict[str, Any]:
+        """Every pair that training, validation and test saw, with its subject and the MD5 of its two images' files.
+
+        A split that the packed dataset cannot tell, since the training saw another one, is None, and `unknown` says so.
+        """
+        facts = {key: self.index.get(key) for key in ("dataset_version", "collection", "modalities", "source")}
+        splits: dict[str, list[dict[str, Any]] | None] = {
+            name: [{key: entry[key] for key in PAIR if key in entry} for entry in entries]
+            for name, entries in self.index["splits"].items()
+        }
+        if why := self._trained_elsewhere():
+            splits |= {"train": None, "validation": None}
+        return facts | {"split": self.index.get("split", {}), "splits": splits, "unknown": why}
+
+    def _trained_elsewhere(self) -> str:
+        """What tells that the model was trained on other pairs than those of the packed dataset; "" for nothing."""
+        subjects = {
+            name: sorted({entry["subject"] for entry in entries}) for name, entries in self.index["splits"].items()
+        }
+        here = {key: self.index.get(key) for key in ("dataset_version", "collection", "split")} | {"subjects": subjects}
+        for key, value in here.items():
+            if key in self.training and value is not None and self.training[key] != value:
+                return f"it was trained on another {key.replace('_', ' ').replace('subjects', 'set of subjects')}"
+        return ""
+
     def tags(self, origin: Origin) -> dict[str, str]:
         """The lineage of the model version, for its tags."""
         chosen = {key: self.training[key] for key in BRIEF if key in self.training}
@@ -109,6 +148,7 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged) -> ModelInfo:
     mlflow.log_params({name: value for name, value in parameters.items() if name not in there.params})
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
+    mlflow.log_dict(judged.split(), SPLIT_FILE)
     if judged.statistics:
         mlflow.log_dict(judged.statistics, STATISTICS_FILE)
     client.log_inputs(run_id, [_dataset(judged)])
@@ -147,37 +187,9 @@ def card(judged: Judged, verdict: Verdict) -> str:
 
 def _log_model(judged: Judged) -> ModelInfo:
     import mlflow
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    import model
-    from model.fuser import CONFIG_FILE, Fuser
-
-    stack = {"type": np.dtype(np.float32), "shape": (-1, -1, -1)}
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(name=name, **stack) for name in judged.inputs]),
-        outputs=Schema([TensorSpec(**stack)]),
-        params=ParamSchema([ParamSpec("strategy", "string", judged.config["strategy"])]),
-    )
-    ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser", ignore=shutil.ignore_patterns(RUN_FILE)))
-        (folder / CONFIG_FILE).write_text(json.dumps(judged.config, indent=2) + "\n")
-        Fuser.load(folder)
-        package = Path(model.__file__).parent
-        # The weights that ship with the package are other models' and megabytes.
-        code = shutil.copytree(package, Path(aside) / "model", ignore=shutil.ignore_patterns("weights", "__pycache__"))
-        return mlflow.pyfunc.log_model(
-            name="fuser",
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
-            artifacts={"fuser": str(folder)},
-            code_paths=[str(code)],
-            signature=signature,
-            input_example=dict(zip(judged.inputs, (ramp, ramp.transpose(0, 2, 1).copy()), strict=True)),
-            model_config={"inputs": judged.inputs},
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in LIBRARIES],
-        )
+    with packaged(judged.folder, judged.inputs, judged.config) as parts:
+        return mlflow.pyfunc.log_model(name="fuser", **parts)
 
 
 def _dataset(judged: Judged) -> DatasetInput:

@@ -208,7 +208,8 @@ def run_component(folders: Folders, out: Path) -> dict[str, Any]:
         "summary": dsl.Markdown(uri=str(out / "summary.md")),
     }
     names = {"experiment": "fusion", "model_name": "direct", "profile": "quick"} | RULES
-    component.register.python_func(git_commit="c0ffee", code_version="0.1.0", **names, **artifacts)
+    code = {"git_commit": "c0ffee", "code_version": "0.1.0", "pipeline_run": "run-1"}
+    component.register.python_func(**code, **names, **artifacts)
     return dict(artifacts["registration"].metadata)
 
 
@@ -222,6 +223,7 @@ class TestComponent:
         assert metadata == {"version": "1", "standing": "champion", "uri": "models:/direct/1"}
         assert (written["model_name"], written["promoted"], written["already_registered"]) == ("direct", True, False)
         assert {"version", "uri", "run_id", "reason", "checks", "tracking_uri"} <= set(written)
+        assert store.client.get_model_version("direct", "1").tags["pipeline_run"] == "run-1"
         summary = (tmp_path / "out" / "summary.md").read_text()
         assert "direct version 1: champion" in summary and "vif above maximum" in summary
 
