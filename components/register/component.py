@@ -62,7 +62,6 @@ def register(
         summary: The outcome in words.
         pipeline_run: The run of the pipeline, kept as a tag.
     """
-    import json
     from pathlib import Path
 
     from components.register import registry
@@ -75,6 +74,6 @@ def register(
     made = registry.register(
         *folders, origin, experiment=experiment, model_name=model_name, validation=report, rules=rules
     )
-    Path(registration.path).write_text(json.dumps(vars(made), indent=2) + "\n")
+    Path(registration.path).write_text(made.to_json())
     Path(summary.path).write_text(registry.summarise(made))
     registration.metadata.update({"version": made.version, "standing": made.standing, "uri": made.uri})

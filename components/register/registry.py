@@ -51,6 +51,10 @@ class Registration:
     aliases: list[str]
     over: str = ""
 
+    def to_json(self) -> str:
+        """As the step leaves it for those that follow."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     @property
     def standing(self) -> str:
         """Its aliases in words."""
