@@ -1,6 +1,7 @@
 """Reading and writing images, grey or in colour: every way a file can be wrong becomes one clear line."""
 
 import contextlib
+import io
 import logging
 import os
 import struct
@@ -72,13 +73,7 @@ def write_image(path: Path, picture: Picture) -> None:
     The file appears whole or not at all. Raises InputError if the folder or the file type cannot be written.
     """
     kind = writable_format(path, picture)
-    if picture.chroma is not None:
-        array = _rounded(join_colour(picture.luma, picture.chroma).movedim(0, -1), 255).astype(np.uint8)
-    elif picture.depth == 16:
-        array = _rounded(picture.luma[0], 65535).astype(np.uint16)
-    else:
-        array = _rounded(picture.luma[0], 255).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(array))
+    image = _stored(picture)
 
     def save(partial: Path) -> None:
         try:
@@ -87,6 +82,13 @@ def write_image(path: Path, picture: Picture) -> None:
             raise InputError(f"{path}: {kind} cannot hold this image ({error}); end the name in .png") from None
 
     write_atomically(path, save)
+
+
+def png_bytes(picture: Picture) -> bytes:
+    """What `write_image` would write into a PNG file."""
+    buffer = io.BytesIO()
+    _stored(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def writable_format(path: Path, picture: Picture) -> str:
@@ -231,6 +233,21 @@ def _deep_grey(image: Image.Image, path: Path) -> npt.NDArray[np.float32]:
         low, high = (f"{value:g}" for value in (values.min(), values.max()))
         raise InputError(f"{path} has values from {low} to {high}; scale them to 0..{top}")
     return cast(npt.NDArray[np.float32], (values / np.float64(top)).astype(np.float32))
+
+
+def _stored(picture: Picture) -> Image.Image:
+    """The image at its depth, 8-bit RGB if it has colour, every level rounded to the nearest."""
+    if picture.chroma is not None:
+        array = _rounded(join_colour(picture.luma, picture.chroma).movedim(0, -1), 255).astype(np.uint8)
+    else:
+        array = grey_levels(picture, picture.depth)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def grey_levels(picture: Picture, depth: Literal[8, 16] = 8) -> npt.NDArray[Any]:
+    """The luma as uint8 or uint16 of shape (H, W), rounded to the nearest level."""
+    top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
+    return _rounded(picture.luma[0], top).astype(kind)
 
 
 def _rounded(image: Tensor, top: int) -> npt.NDArray[np.float64]:

@@ -211,18 +211,19 @@ def compile_(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="YAML file to write, of the training; default: both of them.", readable=False
+            "--output", "-o", help="YAML file to write, of the training; default: all of them.", readable=False
         ),
     ] = None,
 ) -> None:
     """Compile the pipelines to the YAML that Kubeflow takes.
 
-    They are the training (pipelines/training.yaml) and the search for the best one (pipelines/sweep.yaml).
+    They are the training (pipelines/training.yaml), the search for the best one (pipelines/sweep.yaml) and the fusion
+    of many pairs (pipelines/batch_fusion.yaml).
     """
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import PIPELINES, compile_pipeline
 
-    both = {"training": Path("pipelines/training.yaml"), "sweep": Path("pipelines/sweep.yaml")}
-    for name, path in both.items() if output is None else [("training", output)]:
+    all_of_them = [(name, Path(f"pipelines/{name}.yaml")) for name in PIPELINES]
+    for name, path in all_of_them if output is None else [("training", output)]:
         compile_pipeline(path, name)
         typer.echo(f"wrote {path}")
 
@@ -289,6 +290,54 @@ def fuse(
     slices = f"{done.slices} slice{'s' if done.slices > 1 else ''}"
     typer.echo(one_line(f"first: {a} ({done.first}); second: {b} ({done.second})"))
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
+
+
+@app.command()
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder or s3://bucket/prefix with CT-MRI/CT and CT-MRI/MRI, or CT and MRI; or phantom."),
+    ],
+    destination: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix for the results.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model folder, models:/NAME/VERSION or models:/NAME@ALIAS; default: the model that ships with this "
+            "program.",
+            show_default=False,
+        ),
+    ] = "",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="Fusion strategy (`fusion methods` lists them as dilran-NAME); default: the model's own.",
+            show_default=False,
+        ),
+    ] = "",
+    collection: Annotated[str, typer.Option(help="Which pairs: CT-MRI, PET-MRI or SPECT-MRI.")] = "CT-MRI",
+    measures: Annotated[
+        str, typer.Option(help="Measures by name, comma-separated (`fusion measure` lists them), default, or none.")
+    ] = "default",
+    on_error: Annotated[
+        str, typer.Option(help="What a pair that cannot be fused does: skip (it is reported) or stop.")
+    ] = "skip",
+    device: Annotated[str, typer.Option(help="What fuses: cpu, cuda, or auto, a GPU where there is one.")] = "auto",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Fuse every pair of a folder or an S3 prefix.
+
+    Names pair the images. Beside the fused images (PNG) stand their measures, the drift from what the model learned
+    from, a page that sums all up, and a manifest that names the model version. The same command again keeps what is
+    done already; a destination with another model's results is refused.
+    """
+    from pipelines.batch import fuse_batch, print_batch
+    from pipelines.display import progress_bar
+
+    with progress_bar("fuse") as advance:
+        manifest = fuse_batch(
+            *(source, destination, collection, model, strategy, measures, on_error, device), runs, advance
+        )
+    print_batch(manifest, destination)
 
 
 @app.command("measure")

@@ -14,10 +14,13 @@ from PIL import Image
 ARROWS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOWNWARDS ARROW}", "lower is better")}
 
 
-def render(template: str, **values: Any) -> str:
-    """A page as HTML text that loads nothing from anywhere; the same input gives the same text."""
+def render(template: str, *folders: Path, **values: Any) -> str:
+    """A page as HTML text that loads nothing from anywhere; the same input gives the same text.
+
+    The template lies in this folder or one of `folders`.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
