@@ -32,7 +32,8 @@ from model.losses import FusionLoss, LossWeights
 from model.memory import keep_freed_memory
 from model.network import FusionNetwork
 from model.pairs import PackedPairs
-from model.training import Callbacks, Keeping, StepReport, train
+from model.training import train
+from model.training_callbacks import Callbacks, Keeping, StepReport
 from model.training_config import TrainingConfig
 from model.vgg import FeatureStack
 

@@ -1,10 +1,12 @@
 """One process at a time: a lock that its holder's end gives back, however it ends."""
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from model.errors import InputError
 
@@ -14,16 +16,37 @@ SECONDS_FOR_THE_LAST = 60.0
 
 @contextmanager
 def exclusive(file: Path, refusal: str) -> Iterator[int]:
-    """Hold the lock `file`, as a file descriptor; InputError with `refusal` if another process keeps it a minute."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the lock `file`, as a file descriptor; the holder may remove it.
+
+    Raises InputError with `refusal` if another process keeps it a minute, and if the file cannot be written.
+    """
     end = time.monotonic() + SECONDS_FOR_THE_LAST
-    with file.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise InputError(refusal) from None
-                time.sleep(0.2)
+    while (lock := _held(file)) is None:
+        if time.monotonic() > end:
+            raise InputError(refusal)
+        time.sleep(0.2)
+    with lock:
         yield lock.fileno()
+
+
+def _held(file: Path) -> IO[str] | None:
+    """The file, locked; None while another process holds it, or has removed it meanwhile."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may have removed it: others would then lock a new file of this name.
+            if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+        return None
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    except OSError as error:
+        raise InputError(
+            f"cannot write {file}: {error.strerror}; check the place and its permissions, or choose another"
+        ) from None

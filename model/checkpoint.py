@@ -166,7 +166,7 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
 def _write(target: Path, data: bytes) -> None:
@@ -181,12 +181,12 @@ def _write(target: Path, data: bytes) -> None:
         with suppress(OSError):
             aside.unlink()
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(folder: Path) -> None:
-    """Let the names in the folder outlive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Let the content of a file, or the names in a folder, outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

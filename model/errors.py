@@ -1,10 +1,19 @@
 """The exceptions for what a user can mend."""
 
+import errno
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A password may hold a slash or another @; a port is none.
 _USER = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@]*:(?!\d*(?:/|$))\S*@)")
 _QUERY = re.compile(r"(https?://[^\s?'\"]*\?)[^\s'\"),;]+")
+# What makes a place unfit whatever a program does there; any other OSError may be a defect of ours.
+_UNFIT_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+}
 _BREAKS_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -27,6 +36,25 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return without_credentials(one_line(super().__str__()))
+
+
+@contextmanager
+def unfit_places_refused() -> Iterator[None]:
+    """Within, an OSError that is the place's fault, such as a full disk, becomes an InputError that says where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNFIT_PLACE:
+            raise
+        raise InputError(_unfit(error)) from error
+
+
+def _unfit(error: OSError) -> str:
+    """What the system will not do, and where; it names no place when what was open can take no more."""
+    if isinstance(error.filename, str | bytes):
+        where = os.fsdecode(error.filename)
+        return f"cannot use {where}: {error.strerror}; check its permissions, or choose another place"
+    return f"cannot write: {error.strerror}; make room, or write to another place"
 
 
 class MissingWeights(InputError):

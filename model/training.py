@@ -9,10 +9,8 @@ the loop through the callbacks, on rank 0.
 """
 
 import math
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,71 +19,21 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.checkpoint import Checkpoints
 from model.checkpoint_format import Checkpoint
 from model.errors import InputError, Stopped
 from model.losses import TERMS, FusionLoss
 from model.network import Autoencoder
 from model.networks import NETWORKS, make_network
 from model.pairs import PackedPairs
+from model.processes import check_same_step, distribute, local_rank, rank_and_world
 from model.sampling import Sampler, Share, Singles, crops, read_ahead
+from model.training_callbacks import Callbacks, Keeping, Record, StepReport, Trained
 from model.training_config import TrainingConfig
 from model.training_state import flatten, load_optimiser, random_state, restore, set_random_state
 from model.vgg import FeatureStack
 
 STEPS_BETWEEN_READS = {"cpu": 1, "cuda": 10}
 """A GPU computes ahead of the program; asking it for the losses at every step would make both wait for each other."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """How the training stands after `step` of `steps`: the mean losses of the images since the last report.
-
-    `rate` is the learning rate, `norm` the gradient's before it was clipped (0 without `clip`), `images_per_second`
-    counts all processes.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    losses: dict[str, float]
-    rate: float
-    norm: float
-    images_per_second: float
-
-
-Record = dict[str, Any]
-"""An epoch: {"epoch", "step", "train": losses, "validation": losses}."""
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What rank 0 tells while it trains; `epoch` gets the network as validated, in eval mode, to be left as it is."""
-
-    step: Callable[[StepReport], None] = lambda report: None
-    epoch: Callable[[Record, Autoencoder], None] = lambda record, network: None
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where checkpoints go, after every `every` steps (0: after each epoch), and who says that it is time to stop."""
-
-    checkpoints: Checkpoints | None = None
-    every: int = 0
-    stop: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: the network, one record an epoch, and the seconds of all its parts together.
-
-    `resumed` is the step it went on from in this process, 0 if it began here.
-    """
-
-    network: Autoencoder
-    curves: list[Record]
-    seconds: float
-    resumed: int
 
 
 def train(
@@ -131,13 +79,6 @@ def crop_size(config: TrainingConfig, pairs: PackedPairs) -> tuple[int, int]:
     return height // multiple * multiple, width // multiple * multiple
 
 
-def rank_and_world() -> tuple[int, int]:
-    """The number of this process and of all processes of this training."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 @dataclass
 class _Progress:
     """Where the training stands, beyond the weights: all of it goes into a checkpoint."""
@@ -172,7 +113,7 @@ class _Training:
         self.network: Autoencoder = make_network(config.network, config.width)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights: list[Tensor] = list(self.network.parameters())
-        self.model = _distributed(self.network) if world > 1 else self.network
+        self.model = distribute(self.network) if world > 1 else self.network
         self.criterion = FusionLoss(config.loss, features.to(self.device))
         self.optimiser = torch.optim.Adam(self.weights, lr=config.learning_rate, fused=True)
         self.average = [weight.detach().clone() for weight in self.weights] if config.ema else []
@@ -363,7 +304,7 @@ class _Training:
         found = self.keeping.checkpoints.latest() if self.keeping.checkpoints else None
         step = found.step if found else 0
         if self.world > 1:
-            _check_same_step(step, self.world, self.device)
+            check_same_step(step, self.world, self.device)
         if found:
             state = restore("state", found.tensors)
             self.network.load_state_dict(state["network"])
@@ -397,36 +338,12 @@ class _Clock:
         return max(seconds, 1e-9)
 
 
-def local_rank() -> int:
-    """The number of this process on its machine, as torchrun tells it."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _distributed(network: nn.Module) -> DistributedDataParallel:
-    # Looking for unused weights keeps DDP from regrouping the gradients after its first step, so that a resumed
-    # training adds them up in the order of one that was never stopped. Statistics are shared by the loop itself.
-    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
-
-
 def _check_finite(values: list[float], step: int) -> None:
     by_term = dict(zip(TERMS, values, strict=True))
     # The terms before their sum, which says nothing about where it comes from.
     for term in (*TERMS[1:], TERMS[0]):
         if not math.isfinite(by_term[term]):
             raise InputError(f"the {term} loss is no longer finite at step {step}; lower the learning rate")
-
-
-def _check_same_step(step: int, world: int, device: torch.device) -> None:
-    """Raise InputError unless every process found the checkpoint of the same step."""
-    steps = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world)]
-    distributed.all_gather(steps, torch.tensor([step], device=device))
-    found = sorted({int(each) for each in steps})
-    if len(found) > 1:
-        raise InputError(
-            f"the processes found checkpoints of different steps ({', '.join(map(str, found))}); give a place for"
-            " checkpoints that all of them see, such as s3://bucket/prefix"
-        )
 
 
 @torch.no_grad()

@@ -66,6 +66,8 @@ class TrainingConfig:
         for name, least in (("epochs", 1), ("batch", 1), ("accumulate", 1), ("crop", 0), ("patience", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; give at least {least}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 to {2**32 - 1}")
         check_width(self.network, self.width)
         multiple = max(2, NETWORKS[self.network].multiple)
         if self.crop % multiple or 0 < self.crop < 16:

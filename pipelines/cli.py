@@ -1,22 +1,21 @@
 """The `fusion` command line; every command imports what it needs when it runs."""
 
-import errno
-import inspect
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from model.errors import RESUMABLE, InputError, Stopped, one_line
+from model.errors import InputError, Stopped, one_line
 from pipelines.data import app as data
-from pipelines.parameters import PROFILES, SEARCHED, TRAINING, described
+from pipelines.ending import call
+from pipelines.options import with_pipeline_parameters
+from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
     help="Train, judge, register and use networks that fuse medical images.",
@@ -26,54 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
-weights = typer.Typer(
-    help="Convert published weights, train the shipped ones again.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(weights, name="weights")
-
-_GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
-
-# What makes a place unfit whatever a program does there; any other OSError may be a defect of ours.
-_UNFIT_PLACE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-}
-_READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 
 Runs = Annotated[
     Path,
     typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
 ]
-
-
-def with_pipeline_parameters(
-    command: Callable[..., None], names: Sequence[str] | None = None, searched: tuple[str, ...] = ()
-) -> Callable[..., None]:
-    """Give a command the pipeline's parameters (of these names) as options; those given arrive as keyword arguments.
-
-    Those `searched` take several values, separated by commas, and arrive as they were typed.
-    """
-    signature = inspect.signature(command)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                (str if name in searched else kind) | None,
-                typer.Option(
-                    help=f"{text} [quick: {default!r}]",
-                    show_default=False,
-                    metavar="VALUE,..." if name in searched else None,
-                ),
-            ],
-        )
-        for name, kind, default, text in described()
-        if (name in names if names is not None else name not in _GIVEN_ELSEWHERE)
-    ]
-    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return command
 
 
 def _print_version(wanted: bool) -> None:
@@ -146,6 +103,10 @@ def train(
     It is neither judged nor registered. Stopped by Ctrl-C or SIGTERM (exit code 75) or killed, the same command goes on
     where it was, to the same weights.
     """
+    import signal
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, _stop)
     from pipelines.display import progress_bar
     from pipelines.prepare import prepare
     from pipelines.train import train as train_alone
@@ -373,40 +334,6 @@ def methods(
         print_methods(describe())
 
 
-@weights.command("convert")
-def weights_convert(
-    published: Annotated[Path, typer.Argument(help="The authors' weights as safetensors.", readable=False)],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="Model folder to write, or one file ending in .safetensors.", readable=False
-        ),
-    ],
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
-) -> None:
-    """Make a model of the authors' published weights. It fuses as they published it."""
-    from pipelines.weights import convert
-
-    convert(published, output, force)
-    typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
-
-
-@weights.command("train")
-def weights_train(
-    names: Annotated[list[str], typer.Argument(help="Which: {dilran,dilran-mse,msrpan,msdra}-{subject,paper}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model folders.", readable=False)],
-    data: Annotated[str, typer.Option(help="Folder with CT-MRI/CT and CT-MRI/MRI, the atlas.")] = "data",
-    perceptual: Annotated[
-        str, typer.Option(help="Feature stack of the perceptual loss: vgg16-bn, vgg19, or a VGG safetensors file.")
-    ] = "vgg19",
-) -> None:
-    """Train the shipped weights again by the recipes that made them."""
-    from pipelines.weights import train
-
-    train(names, data, perceptual, output)
-    typer.echo(f"wrote {', '.join(str(output / name) for name in names)}")
-
-
 @app.command()
 def table(
     output: Annotated[
@@ -473,54 +400,14 @@ def ui(
     )
 
 
+def _stop(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """What a signal does as long as the training has not begun."""
+    raise Stopped("stopped before it had begun; run it again")
+
+
 def main() -> None:
-    """The entry point: what the user can mend ends with one line and exit code 2, a closed standard output silently."""
-    try:
-        try:
-            app()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
-    except InputError as error:
-        _refuse(str(error))
-    except Stopped as error:
-        typer.echo(str(error), err=True)
-        sys.exit(RESUMABLE)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            _leave_output(_READER_LEFT)
-        if error.errno not in _UNFIT_PLACE:
-            raise
-        _refuse(_unfit(error))
-    except SystemExit as end:
-        # typer and rich end the program by themselves when they meet a closed standard output.
-        if isinstance(end.__context__, BrokenPipeError):
-            _leave_output(_READER_LEFT)
-        raise
-
-
-def _unfit(error: OSError) -> str:
-    """What the system will not do, and where; it names no place when what was open can take no more."""
-    if isinstance(error.filename, str | bytes):
-        where = os.fsdecode(error.filename)
-        return one_line(f"cannot use {where}: {error.strerror}; check its permissions, or choose another place")
-    return f"cannot write: {error.strerror}; make room, or write to another place"
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    _leave_output(2)
-
-
-def _leave_output(code: int) -> NoReturn:
-    """Exit; what standard output did not take is dropped, where Python's own last attempt would fail again."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    """The entry point."""
+    call(app)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from model.errors import one_line
 
 if TYPE_CHECKING:
     from components.ingest.compare import FileDifference, SubjectDifference
+    from components.ingest.dvc_config import Remote as DvcRemote
+    from components.ingest.here import Status
 
 SHOWN = 10
 _DIFFERS = 1
@@ -42,7 +44,7 @@ def status(
 
     Tells of data/, of the DVC cache, and of the remote that pull and push use.
     """
-    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_config import configured_remote
     from components.ingest.dvc_push import missing_on_remote
     from components.ingest.here import look
     from components.ingest.pin import find_root
@@ -51,42 +53,10 @@ def status(
     found, place = look(root), configured_remote(root, remote)
     lacks = len(missing_on_remote(root, place, found.pin)) if cloud else None
     if as_json:
-        facts = {
-            "version": found.pin.version,
-            "pairs": found.pin.meta.get("pairs"),
-            "present": found.difference is not None,
-            "complete": found.difference is not None and not found.difference,
-            "difference": found.difference.by_kind() if found.difference else None,
-            "link": found.linked,
-            "interrupted_import": found.interrupted,
-            "finished_import": found.finished,
-            "cached": found.cached,
-            "remote": str(place) or None,
-            "missing_on_remote": lacks,
-            "asked_of_remote": None if lacks is None else "each file's name, and on S3 its size and checksum",
-        }
-        _print_json(facts)
+        _print_json(_status_facts(found, place, lacks))
         return
     _say("pinned", f"{found.pin.version}: {found.pin.pairs()}, {found.pin.size / 1e6:.1f} MB")
-    if found.finished:
-        _say("", "an import that was cut off with its images in place is now finished: commit data.dvc, data.pairs.csv")
-    if found.linked:
-        _say("data/", "is a link, which neither DVC nor an import takes; make it a plain folder")
-    elif found.difference is None:
-        _say("data/", "not here; `fusion data import` brings it in, or `fusion data pull` from the remote")
-    elif found.difference:
-        _say("data/", f"differs from the pin: {found.difference.counts()}")
-        _print_files(found.difference, {})
-        _print_pairs(found.pairs)
-        _say(
-            "",
-            "`fusion data import` restores it; `fusion data import data --new-version` pins its images; "
-            "move other files elsewhere first",
-        )
-    else:
-        _say("data/", "complete, as pinned")
-    if found.interrupted:
-        _say("", "an interrupted import waits in data.partial/; the same import continues it")
+    _say_what_is_here(found)
     held = "holds this version, by the names of its files" if found.cached else "does not hold this version"
     _say("DVC cache", held)
     asked = "; not asked, --cloud does"
@@ -139,7 +109,7 @@ def pull(remote: Remote = None) -> None:
 @app.command()
 def push(remote: Remote = None) -> None:
     """Store the pinned version on the DVC remote."""
-    from components.ingest.dvc_command import configured_remote
+    from components.ingest.dvc_config import configured_remote
     from components.ingest.dvc_push import push as push_to
     from components.ingest.importing import ensure_cached
     from components.ingest.pin import find_root
@@ -286,6 +256,52 @@ def _bring(
     typer.echo(one_line(f"data/ is complete, {came}: {done.pin.pairs()}, version {done.pin.version}"))
     if done.uncached:
         typer.echo(f"note: not in the DVC cache, so `dvc status` does not know it: {done.uncached}", err=True)
+
+
+def _status_facts(found: "Status", place: "DvcRemote", lacks: int | None) -> dict[str, Any]:
+    """The status for programs; `lacks` is how many files the remote lacks, None if it was not asked."""
+    return {
+        "version": found.pin.version,
+        "pairs": found.pin.meta.get("pairs"),
+        "present": found.difference is not None,
+        "complete": found.difference is not None and not found.difference,
+        "difference": found.difference.by_kind() if found.difference else None,
+        "link": found.linked,
+        "running_import": found.importing,
+        "interrupted_import": found.interrupted,
+        "finished_import": found.finished,
+        "cached": found.cached,
+        "remote": str(place) or None,
+        "missing_on_remote": lacks,
+        "asked_of_remote": None if lacks is None else "each file's name, and on S3 its size and checksum",
+    }
+
+
+def _say_what_is_here(found: "Status") -> None:
+    """How data/ compares with its pin, and what an import does to it or has left."""
+    if found.finished:
+        _say("", "an import that was cut off with its images in place is now finished: commit data.dvc, data.pairs.csv")
+    if found.linked:
+        _say("data/", "is a link, which neither DVC nor an import takes; make it a plain folder")
+    elif found.difference is None and found.importing:
+        _say("data/", "not here yet")
+    elif found.difference is None:
+        _say("data/", "not here; `fusion data import` brings it in, or `fusion data pull` from the remote")
+    elif found.difference:
+        _say("data/", f"differs from the pin: {found.difference.counts()}")
+        _print_files(found.difference, {})
+        _print_pairs(found.pairs)
+        _say(
+            "",
+            "`fusion data import` restores it; `fusion data import data --new-version` pins its images; "
+            "move other files elsewhere first",
+        )
+    else:
+        _say("data/", "complete, as pinned")
+    if found.importing:
+        _say("", "an import is at work in data.partial/ now; wait for it to end")
+    if found.interrupted:
+        _say("", "an interrupted import waits in data.partial/; the same import continues it")
 
 
 def _say(head: str, text: str) -> None:

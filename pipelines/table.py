@@ -15,7 +15,8 @@ from rich.console import Console
 
 from components.evaluate.comparison import compare
 from components.evaluate.contenders import Protocol, contenders
-from components.evaluate.table import check_target, title, write_table
+from components.evaluate.table import check_target, write_table
+from components.evaluate.table_facts import title
 from components.ingest.dataset import COLLECTION, PHANTOM, check_folder
 from components.ingest.phantom import PhantomConfig, write_phantom
 from model.errors import InputError

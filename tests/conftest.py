@@ -1,10 +1,16 @@
-"""What several test files share: where the real atlas lies if it is there, and small packed datasets."""
+"""What several test files share: the real atlas if it is there, small packed datasets, and a real S3 server (moto)."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -47,3 +53,37 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "index.json").write_text(json.dumps(index))
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of a real server that speaks S3, on a free port of this machine."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def no_aws(monkeypatch, tmp_path):
+    """An environment free of the machine's own AWS settings."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return monkeypatch
+
+
+@pytest.fixture
+def aws(s3_server, no_aws):
+    """The environment of a user of that server."""
+    no_aws.setenv("AWS_ENDPOINT_URL_S3", s3_server)
+    no_aws.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    no_aws.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    no_aws.setenv("AWS_MAX_ATTEMPTS", "2")
+    return no_aws

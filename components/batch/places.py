@@ -107,9 +107,11 @@ class FolderPlace:
     def alone(self, under: str) -> Iterator[None]:
         """Be the only process that writes below `under`; what one that was killed left half-written goes."""
         refusal = f"another batch is writing to {self.folder / under}; wait for its end, or give another destination"
-        with exclusive(self.folder / under / ".lock", refusal):
+        lock = self.folder / under / ".lock"
+        with exclusive(lock, refusal):
             self._sweep(under)
             yield
+            lock.unlink(missing_ok=True)
 
     def _sweep(self, under: str) -> None:
         for ending in (".png", ".jsonl"):

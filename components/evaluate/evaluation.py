@@ -211,8 +211,8 @@ def write_evaluation(
     ]
     texts = {
         "table.json": json.dumps(evaluation.to_dict(), indent=1) + "\n",
-        "table.csv": _csv(["method", "title", "kind", *names], means),
-        "per_pair.csv": _csv(["method", "measure", "name", "value"], long),
+        "table.csv": csv_text(["method", "title", "kind", *names], means),
+        "per_pair.csv": csv_text(["method", "measure", "name", "value"], long),
         "report.html": render_report(evaluation, curves, training),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,6 +220,15 @@ def write_evaluation(
         aside = folder / f".{name}.partial"
         aside.write_text(text, encoding="utf-8", newline="")
         aside.replace(folder / name)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file with a header, its lines ended as on Unix."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def _check_strategies(names: Sequence[str]) -> None:
@@ -255,11 +264,3 @@ def _count(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
 def _to_bytes(image: Tensor) -> np.ndarray:
     array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return array
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -1,25 +1,28 @@
-"""DVC as a library in a process of its own: its cache and its remotes, and its errors as one line."""
+"""DVC in a process of its own: into its cache, from its remotes, and its errors as one line."""
 
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from components.ingest.address import shown_address
+from components.ingest.dvc_cache import damaged_objects, is_cached, object_place
+from components.ingest.dvc_config import (
+    FROM_ENVIRONMENT,
+    REMOTE_VARIABLE,
+    Remote,
+    cache_folder,
+    check_remote,
+    configuration,
+)
 from components.ingest.pin import DATA, PIN, Pin, read_pin
 from components.ingest.staging import Advance
-from components.ingest.version import file_md5, tree_version
 from model.errors import InputError, one_line, without_credentials
 
-REMOTE_VARIABLE = "ATLAS_FUSION_REMOTE"
-
-_FROM_ENVIRONMENT = "atlas-fusion-environment"
 _CREDENTIALS = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|Forbidden|\b40[13]\b|locate credentials|"
     r"ExpiredToken|InvalidToken|AuthFailure|PartialCredentials|config profile .* could not be found|not authorized"
@@ -34,98 +37,6 @@ _SESSION = {
 _SECONDS_BETWEEN_LOOKS = 0.3
 _SECONDS_TO_ANSWER = 10
 _PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True)
-class Remote:
-    """Where DVC pushes to and pulls from: its name, its address, and who said so; `url` is None without any remote.
-
-    The address may hold a password: `str` of a remote is the address as people and logs may see it.
-    """
-
-    name: str | None
-    url: str | None = field(repr=False)
-    origin: str
-
-    def __str__(self) -> str:
-        return shown_address(self.url or "")
-
-
-class CacheSource:
-    """A version in DVC's cache."""
-
-    def __init__(self, cache: Path, version: str) -> None:
-        self.name = f"the DVC cache {cache}"
-        self._cache, self._version = cache, version
-        self.files = read_cached(cache, version)
-
-    def paths(self) -> list[str]:
-        """The paths that the version lists."""
-        return list(self.files)
-
-    def read(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-        """Read the objects."""
-        for key, path in wanted.items():
-            place = object_place(self._cache, self.files[path])
-            try:
-                yield key, place.read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"{place} is not in the DVC cache ({error.strerror}); run `fusion data pull`"
-                ) from None
-
-    def provenance(self) -> dict[str, str]:
-        """Nothing: a version in the cache is pinned already."""
-        return {}
-
-
-def configured_remote(root: Path, name: str | None = None) -> Remote:
-    """The remote that pull and push use: the one named, or of the environment, or DVC's default one."""
-    url = os.environ.get(REMOTE_VARIABLE)
-    if name is None and url:
-        return Remote(_FROM_ENVIRONMENT, url, REMOTE_VARIABLE)
-    config = _config(root)
-    name = name or config.get("core", {}).get("remote")
-    remotes = config.get("remote", {})
-    if name is None:
-        return Remote(None, None, "DVC's configuration")
-    if name not in remotes:
-        there = f"there are {', '.join(sorted(remotes))}" if remotes else "there is none"
-        raise InputError(f"DVC has no remote {name}; {there}, and `dvc remote add {name} s3://BUCKET/PREFIX` adds one")
-    return Remote(name, str(remotes[name].get("url", "")), "DVC's configuration")
-
-
-def remote_at(url: str, origin: str = "the command line") -> Remote:
-    """A remote by its address alone."""
-    return Remote(_FROM_ENVIRONMENT, url, origin)
-
-
-def cache_folder(root: Path) -> Path:
-    """Where DVC keeps its objects for this checkout."""
-    directory = _config(root).get("cache", {}).get("dir")
-    return (root / ".dvc" / directory if directory else root / ".dvc" / "cache") / "files" / "md5"
-
-
-def read_cached(cache: Path, version: str) -> dict[str, str]:
-    """Relative path -> MD5 of a version in the cache, empty where it is not; InputError if it is damaged."""
-    import json
-
-    place = object_place(cache, version)
-    try:
-        files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(place.read_bytes())}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError):
-        files = {}
-    if tree_version(files.items()) != version:
-        raise damaged(place)
-    return files
-
-
-def is_cached(cache: Path, version: str) -> bool:
-    """Whether the cache holds the version with every one of its objects."""
-    files = read_cached(cache, version)
-    return bool(files) and all(object_place(cache, md5).is_file() for md5 in files.values())
 
 
 def into_cache(root: Path) -> None:
@@ -171,29 +82,6 @@ def fetch(root: Path, remote: Remote, pin: Pin, advance: Advance) -> Path:
     return cache
 
 
-def object_place(cache: Path, md5: str) -> Path:
-    """Where an object is in a cache or remote."""
-    return cache / md5[:2] / md5[2:]
-
-
-def damaged(place: Path) -> InputError:
-    """The refusal of an object in the cache that is not what its name says."""
-    return InputError(
-        f"{place} in the DVC cache is damaged; remove it and run `fusion data pull`, or `fusion data import`"
-    )
-
-
-def damaged_objects(cache: Path, pin: Pin) -> list[Path]:
-    """The objects of the version that are in the cache and are not what their names say."""
-    objects = {md5: object_place(cache, md5) for md5 in (pin.version, *pin.files.values())}
-    try:
-        return [
-            place for md5, place in objects.items() if place.is_file() and file_md5(place) != md5.removesuffix(".dir")
-        ]
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from None
-
-
 def _drop_damaged(cache: Path, pin: Pin) -> list[Path]:
     """Remove those objects, and return where they were."""
     damaged = damaged_objects(cache, pin)
@@ -203,18 +91,6 @@ def _drop_damaged(cache: Path, pin: Pin) -> list[Path]:
     except OSError as error:
         raise InputError(f"cannot remove {error.filename}: {error.strerror}; check its permissions") from None
     return damaged
-
-
-def check_remote(remote: Remote) -> None:
-    """Raise InputError unless there is a remote, by a whole address."""
-    if not remote.url:
-        raise InputError(
-            f"DVC has no default remote here; set {REMOTE_VARIABLE}=s3://BUCKET/PREFIX, or `dvc remote add --default`"
-        )
-    if "://" not in remote.url and not Path(remote.url).is_absolute():
-        raise InputError(
-            f"{remote.origin} gives {str(remote)!r} as the remote; give s3://BUCKET/PREFIX or a whole path"
-        )
 
 
 def no_bucket(remote: Remote) -> str:
@@ -230,7 +106,7 @@ def lacks_bucket(root: Path, remote: Remote) -> bool:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
-    given = _config(root).get("remote", {}).get(remote.name, {})
+    given = configuration(root).get("remote", {}).get(remote.name, {})
     session = {key: given[name] for name, key in _SESSION.items() if name in given}
     try:
         client = boto3.Session(**session).client("s3", endpoint_url=given.get("endpointurl"))
@@ -254,18 +130,6 @@ def _check_answers(remote: Remote) -> None:
         socket.create_connection((parts.hostname or "", parts.port or _PORTS[parts.scheme]), _SECONDS_TO_ANSWER).close()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot reach {remote} ({error}); check the address and the network") from None
-
-
-def _config(root: Path) -> dict[str, Any]:
-    """DVC's configuration of this checkout, all levels merged."""
-    from dvc.config import Config, ConfigError
-
-    if not (root / ".dvc").is_dir():
-        raise InputError(f"{root} has no .dvc folder; restore it with `git checkout .dvc`")
-    try:
-        return dict(Config(str(root / ".dvc"), validate=True))
-    except ConfigError as error:
-        raise InputError(f"DVC's configuration in {root / '.dvc'} cannot be read: {error}; mend it") from None
 
 
 def run_dvc(
@@ -319,7 +183,7 @@ def _settings(root: Path, remote: Remote | None) -> Iterator[dict[str, str]]:
     from dvc.dirs import system_config_dir
 
     lines = []
-    if remote and remote.name == _FROM_ENVIRONMENT:
+    if remote and remote.name == FROM_ENVIRONMENT:
         # Unquoted, the address would end at a # and become a list at a comma.
         lines += [f"['remote \"{remote.name}\"']", f"    url = {_quoted(remote.url or '')}"]
     if not (root / ".git").exists():

@@ -4,16 +4,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from components.ingest.dvc_command import (
-    Remote,
-    cache_folder,
-    check_remote,
-    damaged,
-    damaged_objects,
-    lacks_bucket,
-    no_bucket,
-    run_dvc,
-)
+from components.ingest.dvc_cache import damaged, damaged_objects
+from components.ingest.dvc_command import lacks_bucket, no_bucket, run_dvc
+from components.ingest.dvc_config import Remote, cache_folder, check_remote
 from components.ingest.pin import PIN, Pin, read_pin, require_listing
 from model.errors import InputError
 

@@ -5,23 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.ingest.compare import FileDifference, SubjectDifference, compare_files, compare_pairs
-from components.ingest.dvc_command import cache_folder, is_cached
+from components.ingest.dvc_cache import is_cached
+from components.ingest.dvc_config import cache_folder
 from components.ingest.layout import is_image_path
 from components.ingest.pin import DATA, Pin, read_pin, require_listing
-from components.ingest.staging import listing, recover, worth_continuing
+from components.ingest.staging import is_at_work, listing, recover, worth_continuing
 
 
 @dataclass(frozen=True)
 class Status:
     """How what is here compares with the pin; `difference` is None without a data folder.
 
-    `linked` is whether `data` is a link, `finished` whether an import was found cut off with its images in place, and
-    then finished.
+    `importing` is whether an import is at work at this moment, `interrupted` whether one that no longer is left what
+    the next one would use, `linked` whether `data` is a link, `finished` whether an import was found cut off with its
+    images in place, and then finished.
     """
 
     pin: Pin
     difference: FileDifference | None
     pairs: list[SubjectDifference]
+    importing: bool
     interrupted: bool
     cached: bool
     linked: bool = False
@@ -30,7 +33,7 @@ class Status:
 
 def look(root: Path) -> Status:
     """Compare what is here with the pin by hashing all of it."""
-    finished = recover(root)
+    finished, importing = recover(root), is_at_work(root)
     pin = require_listing(read_pin(root), root)
     target = root / DATA
     here = listing(target) if target.is_dir() else None
@@ -38,7 +41,8 @@ def look(root: Path) -> Status:
         pin,
         None if here is None else compare_files(pin.files, here),
         [] if here is None else compare_pairs(pin.files, _images(here)),
-        worth_continuing(root),
+        importing,
+        not importing and worth_continuing(root),
         (root / ".dvc").is_dir() and is_cached(cache_folder(root), pin.version),
         target.is_symlink(),
         finished,

@@ -9,8 +9,10 @@ from typing import Any
 from components.ingest.address import shown_address
 from components.ingest.archive import open_archive
 from components.ingest.compare import FileDifference, SubjectDifference, compare_files, compare_pairs
-from components.ingest.dvc_command import CacheSource, configured_remote, fetch, into_cache, is_cached, remote_at
-from components.ingest.dvc_command import cache_folder as dvc_cache_folder
+from components.ingest.dvc_cache import CacheSource, is_cached
+from components.ingest.dvc_command import fetch, into_cache
+from components.ingest.dvc_config import cache_folder as dvc_cache_folder
+from components.ingest.dvc_config import configured_remote, remote_at
 from components.ingest.git_source import GitSource
 from components.ingest.layout import check_pairs, find_images
 from components.ingest.pin import DATA, PIN, Pin, next_pin, read_pin, require_listing

@@ -11,7 +11,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from model.errors import InputError
@@ -114,9 +114,7 @@ class Bucket:
 
         Raises InputError that tells why `what` could not be put.
         """
-        md5 = hashlib.md5(content, usedforsecurity=False)
-        checked = {"ContentMD5": base64.b64encode(md5.digest()).decode(), "Metadata": {"md5": md5.hexdigest()}}
-        self._ask("put_object", f"write {what} to", what, key, Key=key, Body=content, **checked)
+        self._put(key, content, hashlib.md5(content, usedforsecurity=False).hexdigest(), what)
 
     def md5(self, key: str, what: str) -> str:
         """The MD5 that an object had when it was put; raises InputError if it is not there."""
@@ -133,7 +131,7 @@ class Bucket:
     def tags(self, start: str, what: str) -> dict[str, str]:
         """The ETag, which changes with the content, of every key that begins with `start`; raises as `names` does."""
         found: dict[str, str] = {}
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         while True:
             answer = self._ask("list_objects_v2", f"list {what} at", what, start, Prefix=start, **more)
             found |= {entry["Key"]: entry["ETag"].strip('"') for entry in answer.get("Contents", ())}
@@ -145,13 +143,23 @@ class Bucket:
         """Remove an object, which need not be there; raises InputError that tells why `what` could not be removed."""
         self._ask("delete_object", f"remove {what} from", what, key, Key=key)
 
-    def _ask(self, operation: str, task: str, what: str, key: str, **request: Any) -> Any:
+    def _put(self, key: str, content: bytes | BinaryIO, md5: str, what: str) -> None:
+        checked: dict[str, Any] = {
+            "ContentMD5": base64.b64encode(bytes.fromhex(md5)).decode(),
+            "Metadata": {"md5": md5},
+        }
+        self._ask("put_object", f"write {what} to", what, key, Key=key, Body=content, **checked)
+
+    def _ask(self, operation: str, task: str, what: str, key: str, none_if_absent: bool = False, **request: Any) -> Any:
         """The answer to one request, after botocore's own retries; `task` reads on with the endpoint."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return getattr(self._client, operation)(Bucket=self.name, **request)
         except ClientError as error:
+            # The answer to HEAD has no text, so that a missing bucket looks like a missing object there.
+            if none_if_absent and error.response.get("Error", {}).get("Code") in _NOT_FOUND:
+                return None
             raise self._refused(error, key, what) from None
         except BotoCoreError as error:
             raise self._unreachable(error, task) from None

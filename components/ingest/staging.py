@@ -160,6 +160,18 @@ def put_in_place(staged: Path, tree: Path, target: Path) -> None:
         raise
 
 
+def is_at_work(root: Path) -> bool:
+    """Whether an import is at work in the staging folder at this moment."""
+    try:
+        with (root / f"{DATA}.partial" / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def worth_continuing(root: Path) -> bool:
     """Whether an interrupted import left what the next one would use."""
     return _worth_continuing(root / f"{DATA}.partial")

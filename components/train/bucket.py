@@ -29,7 +29,9 @@ from model.checkpoint import (
 from model.checkpoint_format import Checkpoint, Damaged
 from model.errors import InputError
 
-_SECONDS = 10  # without a word from the server, which hold the training up
+# A server without a word holds the training up. Once asked to stop, torchrun gives its processes half a minute.
+_SECONDS = 10
+_ATTEMPTS = 2
 
 
 def checkpoints(
@@ -64,6 +66,7 @@ class CheckpointBucket:
     report: Report = told_on_stderr
     _remote: Remote = field(init=False)
     _bucket: Bucket = field(init=False)
+    _saving: Bucket = field(init=False)
     _local: CheckpointFolder = field(init=False)
     _away: bool = field(default=False, init=False)
     _along: str = field(default="", init=False)
@@ -76,6 +79,7 @@ class CheckpointBucket:
             raise InputError(f"{self.url!r} is no S3 address; give s3://bucket/prefix for the checkpoints") from None
         self._local = CheckpointFolder(self.scratch, self.identity, self.keep, self.report)
         self._bucket = Bucket(self._remote.bucket, read_seconds=_SECONDS)
+        self._saving = Bucket(self._remote.bucket, attempts=_ATTEMPTS, read_seconds=_SECONDS)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint to `scratch`, put it into the bucket, then remove older ones beyond `keep` there.
@@ -86,7 +90,7 @@ class CheckpointBucket:
         self._local.save(checkpoint)
         path = self._local.path(checkpoint.step)
         # Who was away is asked once only, so that the training is held up little.
-        bucket = Bucket(self._remote.bucket, attempts=1, read_seconds=_SECONDS) if self._away else self._bucket
+        bucket = Bucket(self._remote.bucket, attempts=1, read_seconds=_SECONDS) if self._away else self._saving
         try:
             bucket.upload(self._key(checkpoint.step), path.read_bytes(), _what(checkpoint.step))
         except InputError as error:
@@ -109,7 +113,7 @@ class CheckpointBucket:
         A damaged one is reported, and the one before it taken. Raises InputError for another run's checkpoint, another
         version's, or a bucket that cannot be had.
         """
-        steps = self._steps()
+        steps = self._steps(self._bucket)
         there = [
             Candidate(step, f"s3://{self._remote.bucket}/{self._key(step)}", partial(self._read, step), self._refused)
             for step in steps
@@ -132,17 +136,17 @@ class CheckpointBucket:
     def clear(self) -> None:
         """Remove every checkpoint of the bucket, and what lies beside; what cannot be removed is reported."""
         try:
-            for step in self._steps():
+            for step in self._steps(self._bucket):
                 self._bucket.remove(self._key(step), _what(step))
             for key in self._bucket.names(self._beside(RUN_FILE), RUN_FILE):
                 self._bucket.remove(key, RUN_FILE)
         except InputError as error:
             self.report(f"checkpoints stay in {self._remote}: {error}")
 
-    def _steps(self) -> list[int]:
+    def _steps(self, bucket: Bucket) -> list[int]:
         """The steps of the checkpoints in the bucket."""
         start = self._key(0).removesuffix(file_name(0))
-        names = self._bucket.names(start + "step-", f"checkpoints in {self._remote}")
+        names = bucket.names(start + "step-", f"checkpoints in {self._remote}")
         return steps_in(name.removeprefix(start) for name in names)
 
     def _read(self, step: int) -> bytes:
@@ -164,7 +168,7 @@ class CheckpointBucket:
         path = self.scratch / self._along
         if self._along and path.is_file():
             try:
-                self._bucket.upload(self._beside(self._along), path.read_bytes(), self._along)
+                self._saving.upload(self._beside(self._along), path.read_bytes(), self._along)
                 self._along = ""
             except InputError as error:
                 self.report(f"{path} is only on this machine: {error}")
@@ -174,8 +178,8 @@ class CheckpointBucket:
 
     def _remove_outdated(self, saved: int) -> None:
         try:
-            for step in outdated(self._steps(), saved, self._refused, self.keep):
-                self._bucket.remove(self._key(step), _what(step))
+            for step in outdated(self._steps(self._saving), saved, self._refused, self.keep):
+                self._saving.remove(self._key(step), _what(step))
         except InputError as error:
             self.report(f"older checkpoints stay in {self._remote}: {error}")
 

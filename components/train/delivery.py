@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.tracking import RUN_FILE, experiment_id, find_run, latest_steps, noted_run, shown
 from components.train.journal import JOURNAL_FILE, Event, State, read_events, write_whole
-from model.errors import one_line
+from model.errors import one_line, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -220,4 +220,4 @@ def _chunks(metrics: list[Any]) -> Iterator[list[Any]]:
 
 
 def _say(line: str) -> None:
-    os.write(2, f"{one_line(line)[:500]}\n".encode())
+    os.write(2, f"{without_credentials(one_line(line))[:500]}\n".encode())

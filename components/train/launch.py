@@ -193,7 +193,8 @@ def _torchrun(wanted: Settings, settings: Path) -> None:
     )
     with passed_on(process) as passed:
         code = process.wait()
-    message = stopped.read_text() if stopped.exists() else "stopped before it had begun" if passed and code else ""
+    unsaved = "stopped before it had begun, or could save where it stood" if passed and code else ""
+    message = stopped.read_text() if stopped.exists() else unsaved
     stopped.unlink(missing_ok=True)
     if wanted.model.is_dir() and any(wanted.model.iterdir()):
         return  # A signal that came after the last step only made torchrun call it a failure.
@@ -207,17 +208,20 @@ def _torchrun(wanted: Settings, settings: Path) -> None:
 
 @contextmanager
 def passed_on(process: "subprocess.Popen[Any]") -> Iterator[list[int]]:
-    """Within, SIGTERM and SIGINT of this process go to `process`, which ends once its workers have saved; which did."""
+    """Within, SIGTERM, SIGINT and SIGHUP of this process end `process`, once its workers have saved; which came."""
     passed: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         passed.append(number)
-        process.send_signal(number)
+        # torchrun's workers are told of a terminal that is gone as of any other wish to stop.
+        process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     if threading.current_thread() is not threading.main_thread():
         yield passed  # Only the main thread may handle signals.
         return
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Under nohup a hang-up is to be ignored.
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, *hang_up)}
     try:
         yield passed
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from components.tracking import check_reachable, connected
 from components.train.delivery import Deliverer
 from components.train.journal import read_events
-from model.errors import InputError, one_line
+from model.errors import InputError, one_line, without_credentials
 
 SECONDS_BETWEEN_BATCHES = 1.0
 LONGEST_PAUSE = 8.0
@@ -86,12 +86,13 @@ def _cause(uri: str, error: Exception) -> str:
         check_reachable(uri)
     except InputError as away:
         return str(away)
-    return one_line(str(error) if isinstance(error, InputError) else f"MLflow fails: {type(error).__name__}: {error}")
+    told = str(error) if isinstance(error, InputError) else f"MLflow fails: {type(error).__name__}: {error}"
+    return without_credentials(one_line(told))
 
 
 def say(line: str) -> None:
     """Write one line to the log, at once."""
-    os.write(2, f"{one_line(line)}\n".encode())
+    os.write(2, f"{without_credentials(one_line(line))}\n".encode())
 
 
 def main() -> int:

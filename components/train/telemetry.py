@@ -1,6 +1,7 @@
 """What a training tells while it runs: progress lines, live curves, and fused images of a few validation pairs."""
 
 import copy
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from components.train.live import LiveRun
 from model.fuser import Fuser, FuserConfig
 from model.network import Autoencoder
 from model.pairs import PackedPairs
-from model.training import Callbacks, Record, StepReport
+from model.training_callbacks import Callbacks, Record, StepReport
 
 PREVIEWS = 3
 PREVIEW_SHARE = 0.02
@@ -50,7 +51,10 @@ class Telemetry:
 
     def _step(self, report: StepReport) -> None:
         loss = f"loss {report.losses['total']:.4f}"
-        self._progress(report.step, report.steps, f"{loss}, {report.images_per_second:.1f} images/s")
+        try:
+            self._progress(report.step, report.steps, f"{loss}, {report.images_per_second:.1f} images/s")
+        except BrokenPipeError:  # whoever started the training is gone: it saves, and ends
+            signal.raise_signal(signal.SIGTERM)
         now = time.monotonic()
         if not self.live or (report.step < report.steps and now - self._pointed < SECONDS_BETWEEN_POINTS):
             return

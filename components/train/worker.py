@@ -30,13 +30,15 @@ from components.train.live import SECONDS_WHEN_STOPPED, LiveRun
 from components.train.orphan import end_with
 from components.train.settings import Settings
 from components.train.telemetry import Telemetry
-from model.checkpoint import Checkpoints, Report, told_on_stderr
-from model.errors import RESUMABLE, InputError, Stopped
+from model.checkpoint import Checkpoints, Report, sync, told_on_stderr
+from model.errors import RESUMABLE, InputError, Stopped, unfit_places_refused
 from model.fuser import Fuser, FuserConfig
 from model.memory import keep_freed_memory
 from model.networks import NETWORKS
 from model.pairs import PackedPairs
-from model.training import Callbacks, Keeping, Trained, local_rank, rank_and_world, train
+from model.processes import local_rank, rank_and_world
+from model.training import train
+from model.training_callbacks import Callbacks, Keeping, Trained
 from model.vgg import feature_stack
 
 LIBRARIES = ("torch", "numpy", "safetensors")
@@ -83,10 +85,28 @@ def _train(settings: Settings, asked: set[int]) -> None:
         telemetry = Telemetry(live, fusing, validation, settings.training.epochs, device)
         trained = train(settings.training, training, validation, features, telemetry.callbacks, keeping)
         shutil.rmtree(settings.partial, ignore_errors=True)
-        _save(settings, trained, fusing, training.index, features.name)
-    with suppress(FileNotFoundError):  # MLflow was not told, or has not answered
-        shutil.copyfile(settings.live_folder / RUN_FILE, settings.partial / RUN_FILE)
-    settings.partial.rename(settings.model)
+        with _writing(settings):
+            _save(settings, trained, fusing, training.index, features.name)
+    with _writing(settings):
+        with suppress(FileNotFoundError):  # MLflow was not told, or has not answered
+            shutil.copyfile(settings.live_folder / RUN_FILE, settings.partial / RUN_FILE)
+        # The checkpoints go once the model is there: by then it must outlive a loss of power.
+        for path in (*settings.partial.iterdir(), settings.partial):
+            sync(path)
+        settings.partial.rename(settings.model)
+        sync(settings.model.parent)
+
+
+@contextmanager
+def _writing(settings: Settings) -> Iterator[None]:
+    """Within, a model that its place does not take becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write the model {settings.model}: {error.strerror}; make room or check the place, and run again to"
+            " go on from the last checkpoint"
+        ) from None
 
 
 def _checkpoints(settings: Settings, training: PackedPairs, device: torch.device, rank: int) -> Checkpoints | None:
@@ -187,7 +207,8 @@ def _asked_to_stop() -> Iterator[set[int]]:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        with unfit_places_refused():
+            main(Path(sys.argv[1]))
     except (InputError, Stopped) as error:
         # One write, so that two processes failing together do not mix their lines.
         os.write(sys.stderr.fileno(), f"{type(error).__name__}: {error}\n".encode())

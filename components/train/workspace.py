@@ -4,14 +4,12 @@
 `components.ingest.remote.fetch_version` fetches it whole and verified. A note, written last, says which model is whose.
 """
 
-import base64
 import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from components.ingest.listing import check_version
 from components.ingest.remote import Remote, fetch_version, parse_remote
@@ -22,7 +20,6 @@ from model.errors import InputError
 
 _AT_ONCE = 4
 _LARGEST = 5 << 30  # bytes of an object that one request can put
-_ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 
 @dataclass(frozen=True)
@@ -120,29 +117,14 @@ class _Shelf(Bucket):
         size = file.stat().st_size
         if size > _LARGEST:
             raise InputError(f"{file} has {size / 2**30:.1f} GiB, S3 takes 5 at once; pack {what} in smaller shards")
-        head = self._request("head_object", key, what, absent=True)
+        head = self._ask("head_object", f"reach {what} at", what, key, none_if_absent=True, Key=key)
         if head and head["ContentLength"] == size and md5 in (head["ETag"].strip('"'), head["Metadata"].get("md5")):
             return False
         with file.open("rb") as stream:
-            # The server refuses what does not have that MD5.
-            checksum = base64.b64encode(bytes.fromhex(md5)).decode()
-            self._request("put_object", key, what, Body=stream, ContentMD5=checksum, Metadata={"md5": md5})
+            self._put(key, stream, md5, what)
         return True
 
     def read(self, key: str, what: str) -> bytes | None:
         """A small object; None if it is not there."""
-        answer = self._request("get_object", key, what, absent=True)
+        answer = self._ask("get_object", f"reach {what} at", what, key, none_if_absent=True, Key=key)
         return answer and bytes(answer["Body"].read())
-
-    def _request(self, operation: str, key: str, what: str, absent: bool = False, **request: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return getattr(self._client, operation)(Bucket=self.name, Key=key, **request)
-        except ClientError as error:
-            # The answer to HEAD has no text, so that a missing bucket looks like a missing object there.
-            if absent and error.response.get("Error", {}).get("Code") in _ABSENT:
-                return None
-            raise self._refused(error, key, what) from None
-        except BotoCoreError as error:
-            raise self._unreachable(error, f"reach {what} at") from None

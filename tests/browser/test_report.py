@@ -57,19 +57,10 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, report):
-    """A page showing the report; afterwards, that it neither complained nor asked the network for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(report.as_uri())
-    yield page
-    context.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
+def opened(opening, report):
+    """A page showing the report."""
+    with opening(report) as page:
+        yield page
 
 
 def shown(page):

@@ -52,20 +52,11 @@ def written(request, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, written):
-    """The open page; afterwards, that it neither complained nor asked the network for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(written.as_uri())
-    page.locator("canvas[aria-label]").first.wait_for()
-    yield page
-    context.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [written.as_uri()]
+def page(opening, written):
+    """The open page, its pictures drawn."""
+    with opening(written) as page:
+        page.locator("canvas[aria-label]").first.wait_for()
+        yield page
 
 
 def test_every_table_is_whole_on_a_desktop(page):

@@ -1,42 +1,32 @@
-"""A real S3 server (moto) on a free port of this machine, as the environment's AWS settings name it."""
+"""A client and a DVC remote on the S3 server of the tests, and proxies before it; a local MLflow with a model."""
 
-import logging
 import socket
 import threading
 import uuid
 from contextlib import suppress
+from types import SimpleNamespace
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from components.ingest.remote import Remote
 
 
-@pytest.fixture(scope="session")
-def s3_server():
-    """The address of the server."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A local MLflow with one registered model, `ct-mri` version 1."""
+    import mlflow
 
+    from tests.registered import make_folders, register
 
-@pytest.fixture
-def aws(s3_server, monkeypatch, tmp_path):
-    """The environment of a user of that server, free of the machine's own AWS settings."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    return monkeypatch
+    root = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{root}/mlflow.db"
+    folders = make_folders(root / "first")
+    made = register(folders, uri, "ct-mri")
+    client = mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(uri)
+    yield SimpleNamespace(root=root, uri=uri, folders=folders, made=made, client=client)
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from components.train.bucket import CheckpointBucket, checkpoints
 from model.checkpoint import CheckpointFolder
 from model.checkpoint_format import Checkpoint
 from model.errors import InputError
+from tests.checkpoints import assert_same
 
 IDENTITY = {"network": "dilran", "processes": 1}
 
@@ -19,11 +20,6 @@ IDENTITY = {"network": "dilran", "processes": 1}
 def checkpoint(step: int, size: int = 50) -> Checkpoint:
     generator = torch.Generator().manual_seed(step)
     return Checkpoint(step, {"weights": torch.randn(size, generator=generator)}, {"position": step})
-
-
-def assert_same(found: Checkpoint | None, expected: Checkpoint) -> None:
-    assert found is not None and (found.step, found.facts) == (expected.step, expected.facts)
-    assert torch.equal(found.tensors["weights"], expected.tensors["weights"])
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from PIL import Image
 
 from components.ingest import dvc_command, dvc_push
 from components.ingest.describe import describe_folder
-from components.ingest.dvc_command import cache_folder, configured_remote, fetch, into_cache, is_cached
+from components.ingest.dvc_cache import is_cached
+from components.ingest.dvc_command import fetch, into_cache
+from components.ingest.dvc_config import cache_folder, configured_remote
 from components.ingest.dvc_push import missing_on_remote, push
 from components.ingest.pin import PAIRS, PIN, Pin, pairs_text, pin_text, read_pin
 from components.ingest.staging import listing

@@ -4,21 +4,15 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Event, Thread
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 from PIL import Image
 
 from components.tracking import connected
@@ -26,59 +20,22 @@ from components.train.journal import read_events
 from components.train.live import Delivery, LiveRun
 from components.train.sender import Control, send
 from model.errors import InputError
+from tests.mlflow_servers import Server, bad_server, forgetful_proxy, until
 
 ROOT = Path(__file__).parents[2]
 PIXELS = np.arange(64 * 48, dtype=np.uint32).reshape(64, 48).astype(np.uint8)
 KILLED_TRAINING = """
 import os, signal, sys
 from pathlib import Path
+from threading import Event
 from components.train.live import LiveRun
 live = LiveRun(sys.argv[1], "live", "killed", Path(sys.argv[2]))
 for step in range(1, 21):
     live.metrics({"loss": 1 / step}, step)
 while live.run_id is None:
-    os.sched_yield()
+    Event().wait(0.1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-class Server:
-    """A real `mlflow server` on sqlite, which can be killed and started again at the same address."""
-
-    def __init__(self, root: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self.root = f"http://127.0.0.1:{self.port}", root
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.root}/server.db"]
-        command += ["--artifacts-destination", str(self.root / "files")]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.root / "server.log").open("a") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
-
-def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """Ask until the answer is true."""
-    never, end = Event(), time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, "it did not come to pass"
-        never.wait(0.1)
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +57,10 @@ def client(server: Server) -> Iterator[Any]:
 @pytest.fixture
 def sending(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
     """The sender's work in this process, for a training that has ended."""
-    for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "2"}.items():
+    for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "60"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
 
-    def start(folder: Path, uri: str = server.uri, seconds: float = 30.0) -> bool:
+    def start(folder: Path, uri: str = server.uri, seconds: float = 300.0) -> bool:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         return send(folder, Control(seconds))
 
@@ -135,9 +92,7 @@ class TestServerKilled:
     def test_every_point_and_image_is_there_once(
         self, server: Server, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        begun = time.perf_counter()
         live = LiveRun(server.uri, "live", "first", tmp_path, {"profile": "quick"}, {"seed": "1"})
-        started = time.perf_counter() - begun
         live.metrics({"loss": 1.0, "lr": 0.1}, 1)
         live.image("validation/pair 1", PIXELS, 1)
         run_id = until(lambda: live.run_id)
@@ -145,17 +100,13 @@ class TestServerKilled:
         server.kill()
         live.metrics({"loss": 0.5, "lr": float("nan")}, 2)
         until(lambda: "does not answer" in capfd.readouterr().err)
-        begun = time.perf_counter()
         for step in range(3, 2503):
             live.metrics({"loss": 1 / step, "lr": 0.1}, step)
-        each = (time.perf_counter() - begun) / 2500
         live.image("validation/pair 1", PIXELS, 2502)
         server.start()
         until(lambda: "answers again" in capfd.readouterr().err)
         live.metrics({"loss": 0.0, "lr": 0.1}, 2503)
-        with capfd.disabled():
-            print(f"\nLiveRun() {1e3 * started:.1f} ms; metrics() {1e6 * each:.0f} us each while the server was down")
-        assert live.close(seconds=90) == Delivery(2 * 2503 + 2, 0)
+        assert live.close(seconds=300) == Delivery(2 * 2503 + 2, 0)
         assert steps_of(client, run_id) == steps_of(client, run_id, "lr") == list(range(1, 2504))
         assert [name.rpartition(".")[2] for name in images_of(client, run_id)] == ["webp", "png"] * 2
         assert [int(name.split("+")[2]) for name in images_of(client, run_id)] == [1, 1, 2502, 2502]
@@ -194,7 +145,8 @@ class TestResume:
             until(lambda: client.get_run(run_id).info.status == "RUNNING")
             for step in range(11, 31):
                 live.metrics({"loss": 2 / step}, step)
-        assert live.run_id == run_id and live.close() == Delivery(30, 0)
+            assert live.close(seconds=300) == Delivery(30, 0)
+        assert live.run_id == run_id
         assert steps_of(client, run_id) == list(range(1, 31))
         assert client.get_run(run_id).info.status == "FINISHED"
 
@@ -372,61 +324,3 @@ def test_an_image_has_the_name_by_which_mlflow_knows_a_series(
     unique = r"timestamp\+\d{13}\+[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     theirs = images_of(client, run.info.run_id)
     assert [re.sub(unique, "", name) for name in ours] == [re.sub(unique, "", name) for name in theirs]
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class Quiet(BaseHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def bad_server(kind: str, healthy: bool = False) -> Iterator[str]:
-    """A server that answers every request with a status, or (`silent`) takes connections and never says a word."""
-    if kind == "silent":
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        return
-
-    class Refusing(Quiet):
-        def do_GET(self) -> None:
-            self.send_response(200 if healthy and self.path == "/health" else int(kind))
-            self.end_headers()
-
-        do_POST = do_GET  # noqa: N815
-
-    with serving(Refusing) as address:
-        yield address
-
-
-@contextmanager
-def forgetful_proxy(uri: str) -> Iterator[tuple[str, set[str]]]:
-    """A proxy that passes every request on, but drops the first answer to making a run and to a batch."""
-    seen = SimpleNamespace(dropped=set())
-
-    class Forgetful(Quiet):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {"Content-Type": self.headers.get("Content-Type", "")}
-            answer = requests.request(self.command, uri + self.path, data=body, headers=headers, timeout=30)
-            call = "/".join(self.path.split("?")[0].split("/")[-2:])
-            if call in ("runs/create", "runs/log-batch") and call not in seen.dropped:
-                seen.dropped.add(call)
-                self.close_connection = True
-                return
-            self.send_response(answer.status_code)
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
-
-        do_POST = do_GET  # noqa: N815
-
-    with serving(Forgetful) as address:
-        yield f"http://{address}", seen.dropped

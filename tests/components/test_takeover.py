@@ -12,7 +12,7 @@ import pytest
 from components.tracking import RUN_FILE, connected
 from components.train.live import LiveRun
 from components.train.sender import Control, send
-from tests.components.test_register import Folders, make_folders, register
+from tests.registered import Folders, make_folders, register
 
 
 @pytest.fixture(scope="module")

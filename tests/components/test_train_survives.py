@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.exclusive import exclusive
 from components.progress import parse
 from components.train.settings import Settings
-from model.errors import RESUMABLE
+from model.errors import RESUMABLE, InputError
 from model.pairs import PackedPairs
 from model.training import train
 from model.training_config import TrainingConfig
@@ -21,13 +23,37 @@ from model.vgg import feature_stack
 
 CONFIG = TrainingConfig(epochs=3, batch=2, learning_rate=1e-3, seed=4, statistics="image", ema=0.9, patience=9)
 STEPS = 18  # 12 images: 6 steps an epoch
+LONG = 600  # seconds that only bound a hang
 ROOT = Path(__file__).parents[2]
+SIGNALLED = """
+import os, runpy, sys
+from components.train.telemetry import Telemetry
+step, number = map(int, sys.argv[2:])
+tell = Telemetry._step
+def told(self, report):
+    tell(self, report)
+    if report.step == step:
+        os.kill(os.getpid(), number)
+Telemetry._step = told
+runpy.run_module("components.train.worker", run_name="__main__")
+"""
 
 
 def start(module: str, settings: Settings, file: Path) -> "subprocess.Popen[str]":
+    return started(["-m", module, str(file)], settings, file)
+
+
+def signalled(settings: Settings, file: Path, step: int, number: signal.Signals) -> int:
+    """The exit code of a worker that gets the signal at that very step."""
+    process = started(["-c", SIGNALLED, str(file), str(step), str(int(number))], settings, file)
+    process.communicate(timeout=LONG)
+    return process.returncode
+
+
+def started(arguments: list[str], settings: Settings, file: Path) -> "subprocess.Popen[str]":
     settings.write(file)
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(file)],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,7 +70,7 @@ def signal_at(process: "subprocess.Popen[str]", step: int, number: signal.Signal
         if found and found[0] == "train" and found[1] >= step:
             process.send_signal(number)
             break
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=LONG)
     return process.returncode, errors
 
 
@@ -54,7 +80,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def end(process: "subprocess.Popen[str]") -> str:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 0, errors
     return errors
 
@@ -66,8 +92,7 @@ def test_a_training_killed_anywhere_ends_with_the_weights_of_one_never_killed(pa
     end(start(worker, straight, tmp_path / "straight.json"))
     killed = Settings(CONFIG, "random", 1, packed, tmp_path / "killed", str(tmp_path / "kept"), every)
     for step in (2, 9):
-        code, _ = signal_at(start(worker, killed, tmp_path / "killed.json"), step, signal.SIGKILL)
-        assert code == -signal.SIGKILL
+        assert signalled(killed, tmp_path / "killed.json", step, signal.SIGKILL) == -signal.SIGKILL
         assert not killed.model.exists()
     end(start(worker, killed, tmp_path / "killed.json"))
     assert same(straight.model, killed.model)
@@ -106,19 +131,46 @@ def test_two_processes_asked_to_stop_save_and_go_on_and_equal_one_with_the_twofo
 
 def test_another_trainings_checkpoint_is_refused_by_what_differs(packed, tmp_path):
     first = Settings(CONFIG, "random", 1, packed, tmp_path / "model", str(tmp_path / "kept"), 1)
-    assert signal_at(start("components.train.worker", first, tmp_path / "s.json"), 1, signal.SIGTERM)[0] == RESUMABLE
+    assert signalled(first, tmp_path / "s.json", 1, signal.SIGTERM) == RESUMABLE
     other = TrainingConfig(epochs=3, batch=2, learning_rate=1e-4, seed=4, statistics="image", ema=0.9, patience=9)
     process = start(
         "components.train.worker",
         Settings(other, "random", 1, packed, tmp_path / "model", str(tmp_path / "kept"), 1),
         tmp_path / "s.json",
     )
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 2
     assert "InputError:" in errors and "training.learning_rate is 0.001 there and 0.0001 here" in errors
 
 
+def test_a_model_that_its_place_does_not_take_is_told_in_one_line_and_loses_no_checkpoint(packed, tmp_path):
+    kept = tmp_path / "kept"
+    settings = Settings(CONFIG, "random", 1, packed, tmp_path / ("m" * 250), str(kept))
+    process = start("components.train.worker", settings, tmp_path / "s.json")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (told,) = [line for line in errors.splitlines() if line.startswith("InputError: ")]
+    assert "cannot write the model" in told and "run again to go on" in told and "Traceback" not in errors
+    assert f"step-{STEPS:08d}.safetensors" in [path.name for path in kept.iterdir()]
+
+
+def test_a_lock_that_its_holder_removes_lets_one_other_in(tmp_path, monkeypatch):
+    file = tmp_path / "training.lock"
+    with ExitStack() as holder:
+        holder.enter_context(exclusive(file, "first"))
+
+        def leave(seconds: float) -> None:
+            file.unlink()
+            holder.close()
+
+        monkeypatch.setattr("components.exclusive.time.sleep", leave)
+        with exclusive(file, "second"):
+            monkeypatch.setattr("components.exclusive.SECONDS_FOR_THE_LAST", -1.0)
+            with pytest.raises(InputError, match="third"), exclusive(file, "third"):
+                pass
+
+
 def test_as_many_processes_as_the_settings_are_for_must_be_started(packed, tmp_path):
     process = start("components.train.worker", Settings(CONFIG, "random", 2, packed, tmp_path / "m"), tmp_path / "s")
-    assert "1 processes were started, the settings are for 2" in process.communicate(timeout=120)[1]
+    assert "1 processes were started, the settings are for 2" in process.communicate(timeout=LONG)[1]
     assert process.returncode == 2

@@ -205,7 +205,7 @@ def encoded(clean, tmp_path_factory):
     return [(clean / CT).read_bytes(), colour.read_bytes()], colour.with_name("damaged.png")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damaged_bytes_are_a_recorded_problem_and_never_an_exception(encoded, data):
     contents, path = encoded

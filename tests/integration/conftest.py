@@ -25,7 +25,7 @@ def swift(tmp_path_factory):
     address = server.stdout.readline().strip()
     assert address, (folder / "server.log").read_text()
     yield address
-    server.communicate(timeout=30)
+    server.communicate(timeout=120)
 
 
 STORAGE = {
@@ -37,16 +37,12 @@ STORAGE = {
 
 
 @pytest.fixture
-def environment(swift, monkeypatch, tmp_path):
-    """The AWS environment of that user, free of the machine's own settings."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
+def environment(swift, no_aws):
+    """The AWS environment of that user."""
     for name, value in STORAGE.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", swift)
-    return monkeypatch
+        no_aws.setenv(name, value)
+    no_aws.setenv("AWS_ENDPOINT_URL_S3", swift)
+    return no_aws
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ import jsonschema
 SCHEMA = json.loads((Path(__file__).parent / "trainjob.schema.json").read_text())
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
 ANY = ".*"
+LONG = 300.0
+"""Seconds after which a test that hangs goes on, and fails."""
 PODS = "/api/v1/namespaces/team/pods"
 
 
@@ -92,6 +94,11 @@ class ApiServer:
         self.server.shutdown()
         self.server.server_close()
 
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return once a request or a change of the objects has made the condition true."""
+        with self.changed:
+            assert self.changed.wait_for(condition, LONG)
+
     def asked(self, method: str, path: str) -> int:
         return sum(1 for asked, where in self.requests if asked == method and re.fullmatch(path, where))
 
@@ -133,7 +140,7 @@ class ApiServer:
         threading.Thread(target=self._collect, args=(name,), daemon=True).start()
 
     def _collect(self, name: str) -> None:
-        self.may_go.wait(20)
+        self.may_go.wait(LONG)
         for pod in [p for p, thing in self.objects[PODS].items() if thing["metadata"]["name"].startswith(name)]:
             self.remove(PODS, pod)
         self.remove(JOBS, name)
@@ -191,12 +198,14 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.api.requests.append((method, parts.path))
+        with self.api.changed:
+            self.api.requests.append((method, parts.path))
+            self.api.changed.notify_all()
         fault = self._fault(method, parts.path)
         with suppress(ConnectionError):
             try:
                 if fault and not fault.status:
-                    self.api.closing.wait(20)
+                    self.api.closing.wait(LONG)
                     raise Cut
                 if fault:
                     self._answer(fault.status, fault.body)
@@ -293,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
             with self.api.changed:
                 news = [entry for entry in self.api.history if entry[0] > seen]
                 if not news:
-                    self.api.changed.wait(20)
+                    self.api.changed.wait(LONG)
                     continue
             for version, of, event, thing in news:
                 seen = version
@@ -304,7 +313,9 @@ class Handler(BaseHTTPRequestHandler):
     def _log(self, pod: str) -> None:
         if pod not in self.api.objects[PODS]:
             return self._answer(404, refusal(404, "NotFound", f'pods "{pod}" not found', pod))
-        left = self.api.cut_logs.pop(0) if self.api.cut_logs else None
+        with self.api.changed:
+            left = self.api.cut_logs.pop(0) if self.api.cut_logs else None
+            self.api.changed.notify_all()
         self._chunks()
         sent = 0
         while not self.api.closing.is_set():
@@ -314,7 +325,7 @@ class Handler(BaseHTTPRequestHandler):
                 if not lines and (gone or self.api.objects[PODS][pod]["status"]["phase"] in ("Succeeded", "Failed")):
                     return self.wfile.write(b"0\r\n\r\n")
                 if not lines:
-                    self.api.changed.wait(20)
+                    self.api.changed.wait(LONG)
                     continue
             for line in lines:
                 if left is not None and len(line) >= left:

@@ -1,15 +1,13 @@
-"""A fake Kubernetes API server as a kubeconfig names it, and a real S3 server (moto) as the environment names it."""
+"""A fake Kubernetes API server as a kubeconfig names it, and a workspace on the S3 server of the tests."""
 
 import json
-import logging
 import threading
 import uuid
 from dataclasses import replace
 
 import boto3
 import pytest
-from api_server import ApiServer
-from moto.server import ThreadedMotoServer
+from api_server import LONG, ApiServer
 
 from components.train.cluster import Cluster
 from components.train.trainjob import JobSpec
@@ -39,33 +37,14 @@ def kubeconfig(api, tmp_path, monkeypatch):
 
 @pytest.fixture
 def cluster(kubeconfig, tmp_path):
-    """The cluster of that server, asked impatiently."""
+    """The cluster of that server, asked again at once; the time-outs only bound a hang."""
     connected = Cluster.connect(service_account=tmp_path / "none")
-    return replace(connected, patience=30.0, pause=0.01, seconds=(5.0, 10.0), stopped=threading.Event())
-
-
-@pytest.fixture(scope="session")
-def s3_server():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    return replace(connected, patience=LONG, pause=0.01, seconds=(LONG, LONG), stopped=threading.Event())
 
 
 @pytest.fixture
-def s3(s3_server, monkeypatch, tmp_path):
-    """A client of that server, which the environment names too, free of the machine's own AWS settings."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+def s3(s3_server, aws):
+    """A client of the S3 server, which the environment names too."""
     return boto3.client("s3", endpoint_url=s3_server)
 
 

@@ -1,14 +1,18 @@
 """Every way in which a TrainJob, its nodes or the API server can fail is told in one line, and never a success."""
 
 import json
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from api_server import ANY, FORBIDDEN, JOBS, PODS, Fault, refusal
+from api_server import ANY, FORBIDDEN, JOBS, LONG, PODS, Fault, refusal
 from stories import complaint, failing
 
+from components.train import job_watch
 from components.train.cluster import Cluster
 from components.train.job_watch import Patience
+from components.train.pods import stuck
 from components.train.trainjob import run_trainjob
 from model.errors import InputError
 
@@ -102,17 +106,30 @@ def test_a_node_that_cannot_start_is_told_at_once_and_given_up_in_the_end(
     assert api.asked("DELETE", ANY) == 1, "it would hold its place for ever"
 
 
-def test_a_node_that_starts_in_the_end_is_not_given_up(well, api, spec, dataset, model, cluster):
+def test_a_node_that_starts_in_the_end_is_not_given_up(well, api, spec, dataset, model, cluster, monkeypatch, capfd):
+    now, looked = [0.0], threading.Event()
+    monkeypatch.setattr(job_watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(job_watch, "stuck", lambda pod: (looked.set(), stuck(pod))[1])
+
     def late(job) -> None:
-        name = api.add_pod(job["metadata"]["name"], 1, attempt=0)
-        WAITING["Unschedulable"](api, name)
-        api.run_pod(name)
-        api.closing.wait(0.4)
+        first, second = (api.add_pod(job["metadata"]["name"], node) for node in (0, 1))
+        WAITING["Unschedulable"](api, second)
+        looked.clear()
+        api.set_pod(first, "Pending")
+        looked.wait(LONG)
+        api.run_pod(second)
+        api.run_pod(first)
+        # Whoever asks for the log of the first has seen that the second runs.
+        api.until(lambda: api.asked("GET", f"{PODS}/{first}/log"))
+        now[0] = 2 * LONG
+        for pod in (first, second):
+            api.end_pod(pod)
         well(job)
 
     api.on_create = late
-    run_trainjob(spec, dataset, model, Patience(image=0.2, room=0.2), cluster)
+    run_trainjob(spec, dataset, model, Patience(image=LONG, room=LONG), cluster)
     assert model.is_dir()
+    assert "node 1 waits: Unschedulable" in capfd.readouterr().out
 
 
 def test_a_job_that_takes_longer_than_allowed_is_ended(api, spec, dataset, model, cluster):
@@ -173,7 +190,8 @@ DENIED = 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the
 )
 def test_what_the_server_refuses_is_told_in_one_line(api, spec, dataset, model, cluster, fault, told: str):
     api.faults.append(fault)
-    assert told in complaint(spec, dataset, model, replace(cluster, patience=0.5, seconds=(1.0, 0.3)))
+    word = LONG if fault.status else 0.3
+    assert told in complaint(spec, dataset, model, replace(cluster, patience=0.5, seconds=(LONG, word)))
 
 
 def test_logs_that_may_not_be_read_are_told_and_end_no_training(well, api, spec, dataset, model, cluster, capfd):

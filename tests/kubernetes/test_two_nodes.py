@@ -62,7 +62,7 @@ def kubelet(api, job: dict) -> None:
     for pod, process in nodes:
         for line in process.stdout:
             api.write_log(pod, line.rstrip("\n"))
-        codes.append(process.wait(120))
+        codes.append(process.wait(600))
         api.end_pod(pod, codes[-1], message=b"".join(api.logs[pod][-20:]).decode())
     reason = ("Failed", "JobsFailed", "failed") if any(codes) else ("Complete", "JobsCompleted", "done")
     api.set_condition(name, *reason)
@@ -118,7 +118,7 @@ def test_a_node_that_is_asked_to_stop_saves_and_ends_resumable(workspace, packed
         if "progress train" in line:
             process.send_signal(signal.SIGTERM)
             break
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 75
     bucket = workspace.data.bucket
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="team/jobs/train-1/")["Contents"]]

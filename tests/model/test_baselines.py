@@ -17,7 +17,7 @@ from model.methods import CLASSICAL, METHODS, Resources
 
 CLASSICAL_FUSIONS = {name: METHODS[name].load(Resources()) for name in CLASSICAL}
 
-thorough = settings(deadline=None, derandomize=True, max_examples=40)
+thorough = settings(derandomize=True, max_examples=40)
 each_method = pytest.mark.parametrize("name", CLASSICAL)
 BINOMIAL = {-2: 1 / 16, -1: 4 / 16, 0: 6 / 16, 1: 4 / 16, 2: 1 / 16}
 

@@ -92,7 +92,7 @@ def test_every_network_is_saved_and_loaded_with_its_own_strategy(name: str, tmp_
     assert torch.equal(loaded.fuse(a, b), saved.fuse(a, b))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=st.integers(1, 25), width=st.integers(1, 25), count=st.integers(1, 3))
 def test_any_size_is_fused_to_the_same_size_within_range(fuser: Fuser, height: int, width: int, count: int):
     a, b = torch.rand(2, count, 1, height, width)

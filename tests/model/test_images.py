@@ -133,7 +133,7 @@ def deep() -> np.ndarray:
     return np.array([[0, 1, 255, 256], [4095, 32768, 65534, 65535]], np.uint16)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays(np.uint8, (3, 2, 2)))
 def test_colour_survives_being_taken_apart_and_put_together(levels: np.ndarray):
     rgb = torch.from_numpy(levels.astype(np.float32)) / 255
@@ -251,7 +251,7 @@ def test_the_orientation_in_a_file_is_applied_as_viewers_do(tmp_path, bits: int)
         assert np.array_equal(luma.round().numpy(), np.rot90(levels, -1)), name
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(kind=st.sampled_from(["png", "tif", "gif", "bmp", "webp", "jpg"]), seed=st.integers(0, 2**32 - 1))
 def test_a_spoiled_file_is_refused_or_read_but_never_breaks(tmp_path_factory, kind: str, seed: int):
     generator = np.random.default_rng(seed)

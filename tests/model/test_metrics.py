@@ -54,7 +54,7 @@ RANGES = {
 # These count in float32, inside.
 ROUNDED = ("fmi_gradient", "fmi_pixel", "fsim")
 
-thorough = settings(deadline=None, derandomize=True, max_examples=15)
+thorough = settings(derandomize=True, max_examples=15)
 
 
 def batch(*levels: np.ndarray) -> Tensor:

@@ -135,7 +135,7 @@ def test_a_chain_of_convolutions_is_one_with_exact_borders_and_gradients(size):
         assert torch.allclose(a, b, atol=1e-11 * max(float(b.abs().max()), 1))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(height=st.integers(1, 4), width=st.integers(1, 4), last=st.booleans())
 def test_attending_is_the_residual_with_its_gradients(height: int, width: int, last: bool):
     layout = torch.channels_last if last else torch.contiguous_format
@@ -166,7 +166,7 @@ def test_the_dilated_branches_see_as_far_as_their_dilation():
     assert (int(rows.min()), int(rows.max())) == (20 - max(DILATIONS), 21 + max(DILATIONS))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(1, 16), width=st.integers(1, 16), batch=st.integers(1, 3))
 def test_even_sizes_of_every_kind_keep_their_shape(height: int, width: int, batch: int):
     x = torch.rand(batch, 1, 2 * height, 2 * width)

@@ -13,7 +13,7 @@ def every_norm(encodings: Tensor) -> Tensor:
     return torch.linalg.svdvals(encodings.double().softmax(1)).sum(-1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     sharpness=st.sampled_from([0.1, 1.0, 30.0]),

@@ -51,7 +51,7 @@ def test_simple_strategies(name: str, expected: float):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_the_sources_does_not_matter(name: str, seed: int):
     a, b = encodings(seed, size=8)

@@ -64,7 +64,7 @@ class Training:
         set_random_state(restore("random", tensors), CPU)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(OPTIMISERS)),
     st.sampled_from(sorted(SCHEDULERS)),

@@ -70,7 +70,7 @@ def check_defined(path: Path) -> None:
 
 
 fuzz = settings(
-    max_examples=250, deadline=10_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250, deadline=300_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -15,7 +15,7 @@ def made_up(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     count=st.integers(1, 3),
     channels=st.sampled_from([(64, 128), (128, 64), (130, 67)]),

@@ -17,7 +17,7 @@ from model.errors import InputError
 from model.methods import METHODS, Resources
 from model.vgg import saliency_stack
 
-thorough = settings(deadline=None, derandomize=True, max_examples=25)
+thorough = settings(derandomize=True, max_examples=25)
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 LAYERS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128)}
 

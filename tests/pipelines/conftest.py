@@ -117,30 +117,18 @@ def uncached(monkeypatch):
     monkeypatch.setattr("components.ingest.importing.into_cache", lambda root: None)
 
 
-@pytest.fixture(scope="session")
-def s3():
-    """A real HTTP server that speaks S3; yields its address."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3, checkout, monkeypatch):
+def bucket(s3_server, checkout, monkeypatch):
     """An empty server with one bucket, and the environment that leads there; yields the bucket's address."""
     for name, value in {
-        "AWS_ENDPOINT_URL_S3": s3,
+        "AWS_ENDPOINT_URL_S3": s3_server,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    ask(f"{s3}/moto-api/reset")
+    ask(f"{s3_server}/moto-api/reset")
     import boto3
 
     boto3.client("s3").create_bucket(Bucket="ours")

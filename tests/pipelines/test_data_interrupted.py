@@ -1,15 +1,18 @@
 """`fusion data import` that is cut off: a full disk, another import, a kill at any step; the next command goes on."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from components.ingest.pin import PAIRS, PIN, read_pin
+from components.ingest.staging import staging
 from components.ingest.version import folder_version
 from tests.datasets import fill, leftovers, write_tree, zipped
 
@@ -58,6 +61,22 @@ def test_two_imports_do_not_meet(checkout, tree, refused):
     with (checkout / "data.partial" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another import is at work" in refused("data", "import", tree)
+
+
+def test_status_tells_an_import_at_work_from_one_that_was_cut_off(checkout, tree, fusion):
+    def said():
+        facts = json.loads(fusion("data", "status", "--json").stdout)
+        return fusion("data", "status").stdout, facts["running_import"], facts["interrupted_import"]
+
+    with suppress(KeyboardInterrupt), staging(checkout) as folder:
+        shutil.copytree(tree, folder / "tree")
+        text, running, interrupted = said()
+        assert "an import is at work in data.partial/ now" in text and "not here yet" in text
+        assert (running, interrupted) == (True, False) and "interrupted" not in text
+        raise KeyboardInterrupt
+    text, running, interrupted = said()
+    assert "an interrupted import waits in data.partial/" in text and "at work" not in text
+    assert (running, interrupted) == (False, True)
 
 
 def test_a_refused_addition_leaves_nothing_to_be_continued(checkout, uncached, tree, fusion, refused, tmp_path):

@@ -48,17 +48,17 @@ def test_fusion_shares_that_cache_and_remote(checkout, bucket, tree, fusion, mon
     assert folder_version(other / "data") == folder_version(tree)
 
 
-def test_what_s3_refuses_is_one_line(checkout, bucket, tree, s3, refused, fusion, monkeypatch):
+def test_what_s3_refuses_is_one_line(checkout, bucket, tree, s3_server, refused, fusion, monkeypatch):
     monkeypatch.setenv("ATLAS_FUSION_REMOTE", bucket)
     said = refused("data", "pull")
     assert f"{bucket} does not hold version" in said and "fusion data push" in said
     assert "run `fusion data import` first" in refused("data", "push")
     assert "there is no bucket for s3://absent/x; create it" in refused("data", "import", "s3://absent/x")
-    ask(f"{s3}/moto-api/reset-auth", b"0")
+    ask(f"{s3_server}/moto-api/reset-auth", b"0")
     try:
         assert "S3 refuses the credentials for s3://ours/at/dvc" in refused("data", "pull")
     finally:
-        ask(f"{s3}/moto-api/reset-auth", b"inf")
+        ask(f"{s3_server}/moto-api/reset-auth", b"inf")
     assert not (checkout / "data").exists()
     fill(checkout, tree)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")

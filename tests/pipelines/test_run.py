@@ -160,10 +160,10 @@ def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
         taken = fusion("ui", "--port", str(port), cwd=folder)
         family = psutil.Process(server.pid).children(recursive=True)
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.wait(300)
     assert [model["name"] for model in found["registered_models"]] == ["ct-mri-fusion-quick"]
     assert (taken.returncode, taken.stderr) == (2, f"error: port {port} is taken; choose another with --port\n")
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not psutil.wait_procs(family, timeout=300)[1]
 
 
 def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
@@ -187,7 +187,7 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
         # A second, impatient one must not leave anything behind.
         for sign in (signal.SIGTERM, signal.SIGINT):
             process.send_signal(sign)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert said == "interrupted\n"
     assert not [member for member in family if member.is_running()]

@@ -1,0 +1,41 @@
+"""The pipeline's parameters as options of a command."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from pipelines.parameters import described
+
+_GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
+
+
+def with_pipeline_parameters(
+    command: Callable[..., None], names: Sequence[str] | None = None, searched: tuple[str, ...] = ()
+) -> Callable[..., None]:
+    """Give a command the pipeline's parameters (of these names) as options; those given arrive as keyword arguments.
+
+    Those `searched` take several values, separated by commas, and arrive as they were typed.
+    """
+    signature = inspect.signature(command)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                (str if name in searched else kind) | None,
+                typer.Option(
+                    help=f"{text} [quick: {default!r}]",
+                    show_default=False,
+                    metavar="VALUE,..." if name in searched else None,
+                ),
+            ],
+        )
+        for name, kind, default, text in described()
+        if (name in names if names is not None else name not in _GIVEN_ELSEWHERE)
+    ]
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return command

@@ -1,0 +1,109 @@
+"""How consumers get a model out of MLflow: loaded by MLflow itself, or fetched by name, version or alias."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.register import registry
+from model.errors import InputError
+from model.fuser import Fuser
+from tests.registered import fuse, make_folders, make_table, register, stacks
+
+
+class TestLoaded:
+    def test_it_loads_without_pickle_and_fuses_as_the_fuser_does(
+        self, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import mlflow
+
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        loaded, images = mlflow.pyfunc.load_model("models:/ct-mri@champion"), stacks()
+        names = [spec.name for spec in loaded.metadata.get_input_schema()]
+        example = loaded.input_example
+        assert names == ["ct", "mri"] and set(example) == {"ct", "mri"}
+        assert loaded.predict(example).shape == (1, 32, 32)
+        np.testing.assert_allclose(loaded.predict(images), fuse(store.folders.model, images), atol=1e-5)
+        np.testing.assert_allclose(
+            loaded.predict(images, params={"strategy": "maximum"}),
+            fuse(store.folders.model, images, "maximum"),
+            atol=1e-5,
+        )
+        pinned = Path(mlflow.pyfunc.get_model_dependencies("models:/ct-mri/1")).read_text().split()
+        assert f"torch=={torch.__version__.partition('+')[0]}" in pinned
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda image: image[0], "shape"),
+            (lambda image: image.astype(np.uint8), "float32"),
+            (lambda image: image * 255, r"\[0, 1\]"),
+            (lambda image: image[:, :16], "32x32"),
+        ],
+    )
+    def test_it_refuses_what_is_no_stack_of_slices(self, store: SimpleNamespace, change: Any, message: str) -> None:
+        import mlflow
+
+        images = stacks()
+        with pytest.raises(mlflow.MlflowException, match=message):
+            mlflow.pyfunc.load_model("models:/ct-mri/1").predict(images | {"ct": change(images["ct"])})
+
+    def test_it_refuses_an_unknown_strategy_naming_those_there_are(self, store: SimpleNamespace) -> None:
+        import mlflow
+
+        with pytest.raises(mlflow.MlflowException, match=r"'best'.*sfnn"):
+            mlflow.pyfunc.load_model("models:/ct-mri/1").predict(stacks(), params={"strategy": "best"})
+
+    def test_it_fuses_with_the_strategy_that_was_judged(self, store: SimpleNamespace, tmp_path: Path) -> None:
+        table = make_table(0.5, ("9001",), **{"network-maximum": 0.7}) | {"candidate": "network-maximum"}
+        made = register(make_folders(tmp_path / "in", table=table), store.uri, "other-strategy")
+        folder = registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
+        assert Fuser.load(folder).strategy == "maximum"
+        assert '"strategy": "maximum"' in store.client.get_model_version("other-strategy", "1").tags["configuration"]
+
+
+class TestResolve:
+    def test_a_plain_path_needs_no_registry(self, tmp_path: Path) -> None:
+        assert registry.resolve_model(str(tmp_path), tmp_path / "cache") == tmp_path
+
+    @pytest.mark.parametrize("uri", ["models:/ct-mri/1", "models:/ct-mri@champion"])
+    def test_a_version_is_fetched_whole_and_kept(self, store: SimpleNamespace, tmp_path: Path, uri: str) -> None:
+        folder = registry.resolve_model(uri, tmp_path / "cache", store.uri)
+        assert folder.parent == tmp_path / "cache"
+        np.testing.assert_array_equal(fuse(folder, stacks()), fuse(store.folders.model, stacks()))
+        (folder / "kept").touch()
+        assert (registry.resolve_model(uri, tmp_path / "cache", store.uri) / "kept").exists()
+
+    def test_the_environment_names_the_server(
+        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        assert Fuser.load(registry.resolve_model("models:/ct-mri/1", tmp_path)).strategy == "sfnn"
+
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("models:/ct-mri/9", "no model version 9 of ct-mri; it has 1$"),
+            ("models:/ct-mri@best", "no alias best of ct-mri; it has champion$"),
+            ("models:/mri-ct/1", "no model mri-ct .*ct-mri"),
+            ("models:/ct-mri", "models:/NAME/VERSION"),
+            ("models:/ct-mri/Production", "models:/NAME/VERSION"),
+        ],
+    )
+    def test_what_is_not_there_is_said_with_what_is(
+        self, store: SimpleNamespace, tmp_path: Path, uri: str, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            registry.resolve_model(uri, tmp_path, store.uri)
+
+    def test_weights_that_were_changed_in_the_store_are_refused(self, store: SimpleNamespace, tmp_path: Path) -> None:
+        made = register(make_folders(tmp_path), store.uri, "tampered")
+        source = store.client.get_model_version_download_uri("tampered", made.version).removeprefix("file://")
+        (weights,) = Path(source).rglob("weights.safetensors")
+        weights.write_bytes(b"other weights")
+        with pytest.raises(InputError, match="does not hold the weights"):
+            registry.resolve_model(made.uri, tmp_path / "cache", store.uri)
+        assert not list((tmp_path / "cache").iterdir())
