@@ -291,13 +291,20 @@ def batch(
     from, a page that sums all up, and a manifest that names the model version. The same command again keeps what is
     done already; a destination with another model's results is refused.
     """
+    import signal
+
     from pipelines.batch import fuse_batch, print_batch
     from pipelines.display import progress_bar
 
-    with progress_bar("fuse") as advance:
-        manifest = fuse_batch(
-            *(source, destination, collection, model, strategy, measures, on_error, device), runs, advance
-        )
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)
+    asked = source, destination, collection, model, strategy, measures, on_error, device
+    try:
+        with progress_bar("fuse") as advance:
+            manifest = fuse_batch(*asked, runs, advance)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it ended", err=True)
+        sys.exit(130)
     print_batch(manifest, destination)
 
 

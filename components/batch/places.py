@@ -110,8 +110,10 @@ class FolderPlace:
         lock = self.folder / under / ".lock"
         with exclusive(lock, refusal):
             self._sweep(under)
-            yield
-            lock.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def _sweep(self, under: str) -> None:
         for ending in (".png", ".jsonl"):
