@@ -1,6 +1,6 @@
 """A folder of pairs fused by `fusion batch`, against the network alone on the same pairs in memory.
 
-python -m benchmarks.batch [--json] [--pairs 184] [--model FOLDER] [--device cpu]
+python -m benchmarks.batch [--json] [--pairs 184] [--rounds 3] [--model FOLDER] [--device cpu]
 
 Both run in turn in one process, on the threads that torch takes; `ratio` is the batch's rate over the network's, of the
 median of the rounds. The batch reads PNG files, fuses, writes PNG files and notes what is done, without measures;
@@ -30,10 +30,9 @@ from model.fuser import SHIPPED_MODEL, Fuser
 from model.images import read_grey
 
 SLICES = 23
-ROUNDS = 3
 
 
-def compare(folder: Path, pairs: int, fuser: Fuser) -> dict[str, Any]:
+def compare(folder: Path, pairs: int, rounds: int, fuser: Fuser) -> dict[str, Any]:
     """Pairs a second of the network alone, of the batch, and of the batch with measures."""
     write_phantom(folder / "in", PhantomConfig(subjects=-(-pairs // SLICES), slices=SLICES))
     source = FolderPlace(folder / "in")
@@ -49,22 +48,24 @@ def compare(folder: Path, pairs: int, fuser: Fuser) -> dict[str, Any]:
             "network alone": lambda: fuser.fuse(a, b).cpu(),
             "batch": partial(batch, ()),
             "batch with measures": partial(batch, DEFAULT_MEASURES),
-        }
+        },
+        rounds,
     )
     return {
         "ratio": seconds["network alone"] / seconds["batch"],
         "pairs a second": {name: len(found) / value for name, value in seconds.items()},
         "pairs": len(found),
+        "rounds": rounds,
         "device": str(fuser.device),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, torch {torch.__version__}",
     }
 
 
-def _medians(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
+def _medians(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The median seconds of each function, all in turn each round; a round that does not count warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, function in functions.items():
             start = perf_counter()
             function()
@@ -78,17 +79,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--pairs", type=int, default=184, help="how many pairs of 256x256 pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="how many rounds count")
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="model folder; default: the shipped model")
     parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda")
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
-        result = compare(Path(folder), given.pairs, Fuser.load(given.model, device=given.device))
+        result = compare(Path(folder), given.pairs, given.rounds, Fuser.load(given.model, device=given.device))
     if given.json:
         print(json.dumps(result, indent=2))
         return
-    print(
-        f"{result['pairs']} pairs of 256x256 on {result['device']}, {result['threads']} threads ({result['machine']})"
-    )
+    where = f"{result['device']}, {result['threads']} threads ({result['machine']})"
+    print(f"{result['pairs']} pairs of 256x256, {result['rounds']} rounds on {where}")
     for name, value in result["pairs a second"].items():
         print(f"  {name:<24}{value:8.2f} pairs/s")
     print(f"  {'batch / network alone':<24}{result['ratio']:8.3f}")
