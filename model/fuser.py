@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,7 +19,7 @@ from model.errors import InputError
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.network import CHANNELS, Autoencoder, FusionNetwork
 from model.networks import NETWORKS, check_width, make_network
-from model.strategies import DEFAULT_STRATEGY, STRATEGIES
+from model.strategies import DEFAULT_STRATEGY, SHARES, STRATEGIES
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
@@ -182,20 +182,39 @@ class Fuser:
     @torch.inference_mode()
     def fuse_each(self, a: Tensor, b: Tensor, strategies: Sequence[str]) -> dict[str, Tensor]:
         """Fuse pairs by several strategies, encoding them once; the conditions are those of `fuse`."""
+        height, width = a.shape[-2:]
+        fused: dict[str, list[Tensor]] = {name: [] for name in strategies}
+        for encoded in self._encoded(a, b):
+            for name, done in fused.items():
+                done.append(self.decode(STRATEGIES[name](*encoded))[..., :height, :width])
+        return {name: torch.cat(images) for name, images in fused.items()}
+
+    @torch.inference_mode()
+    def share_each(self, a: Tensor, b: Tensor, strategies: Sequence[str]) -> dict[str, Tensor]:
+        """The share of `a` that strategies decide on, (N, 1, H, W) in [0, 1]; those that have none are left out.
+
+        The encodings are mixed by it, and the decoder is linear: the image is mixed alike but for the reach of its
+        convolutions. The conditions are those of `fuse`.
+        """
+        shares: dict[str, list[Tensor]] = {name: [] for name in strategies if name in SHARES}
+        for encoded in self._encoded(a, b) if shares else ():
+            for name, done in shares.items():
+                share = SHARES[name](*encoded).expand(-1, -1, *encoded[2].shape[-2:])
+                done.append(share[..., : a.shape[-2], : a.shape[-1]])
+        return {name: torch.cat(parts) for name, parts in shares.items()}
+
+    def _encoded(self, a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Encodings and images of both sources, as strategies take them, padded, a few pairs at a time."""
         check_pair(a, b)
         if self.config.levels is not None:
             (low, high), (lowest, highest) = self.config.levels
             a, b = ((a - low) / (high - low)).clamp(0, 1), ((b - lowest) / (highest - lowest)).clamp(0, 1)
-        height, width = a.shape[-2:]
         multiple = self.network.multiple
-        padding = (0, -width % multiple, 0, -height % multiple)
-        fused: dict[str, list[Tensor]] = {name: [] for name in strategies}
+        padding = (0, -a.shape[-1] % multiple, 0, -a.shape[-2] % multiple)
         for pair in zip(torch.split(a, self._chunk), torch.split(b, self._chunk), strict=True):
             images = F.pad(torch.cat(pair).float(), padding, mode="replicate")
             encodings, images = self._encode(images, self._scratch_for(images)), images.to(self.device)
-            for name, done in fused.items():
-                done.append(self.decode(STRATEGIES[name](*encodings.chunk(2), *images.chunk(2)))[..., :height, :width])
-        return {name: torch.cat(images) for name, images in fused.items()}
+            yield (*encodings.chunk(2), *images.chunk(2))  # type: ignore[misc]
 
     @property
     def _chunk(self) -> int:

@@ -27,6 +27,8 @@ Pixels = npt.NDArray[np.uint8]
 
 # Others either run a program (EPS), lose bits without saying so (JPEG 2000), or are no pictures.
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm"})
+"""The endings of files that are taken for images where a folder is read."""
 _DEEP_FORMATS = ("PNG", "TIFF")
 _SAVING: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 

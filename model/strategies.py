@@ -54,11 +54,16 @@ def fer(a: Tensor, b: Tensor) -> Tensor:
     return _weigh(a, b, torch.where(total > 0, energy_a / total.clamp_min(torch.finfo(a.dtype).tiny), 0.5))
 
 
-def fl1n(a: Tensor, b: Tensor) -> Tensor:
-    """Feature L1 norm: one weight an image, |a|_1 / (|a|_1 + |b|_1), one half where both are zero."""
+def fl1n_weight(a: Tensor, b: Tensor) -> Tensor:
+    """The share of encoding `a` under FL1N; two (N, C, H, W) to (N, 1, 1, 1) in [0, 1]."""
     norm_a, norm_b = (encoding.abs().sum((1, 2, 3), keepdim=True) for encoding in (a, b))
     total = norm_a + norm_b
-    return _weigh(a, b, torch.where(total > 0, norm_a / total.clamp_min(torch.finfo(a.dtype).tiny), 0.5))
+    return torch.where(total > 0, norm_a / total.clamp_min(torch.finfo(a.dtype).tiny), 0.5)
+
+
+def fl1n(a: Tensor, b: Tensor) -> Tensor:
+    """Feature L1 norm: one weight an image, |a|_1 / (|a|_1 + |b|_1), one half where both are zero."""
+    return _weigh(a, b, fl1n_weight(a, b))
 
 
 def average(a: Tensor, b: Tensor) -> Tensor:
@@ -82,18 +87,26 @@ def local_nuclear(a: Tensor, b: Tensor) -> Tensor:
     For each 16x16 window, n is the nuclear norm of one channel of the encoding's channel softmax: of the channel with
     the largest Frobenius norm there, which bounds the nuclear norm from both sides, see `model.nuclear`.
     """
+    return _weigh(a, b, local_nuclear_weight(a, b))
+
+
+def local_nuclear_weight(a: Tensor, b: Tensor) -> Tensor:
+    """The share of encoding `a` under `local_nuclear`; two (N, C, H, W) to (N, 1, H, W) in (0, 1)."""
     norm_a, norm_b = (_window_nuclear_norm(encoding.softmax(1)) for encoding in (a, b))
     share = norm_a.square() / (norm_a.square() + norm_b.square())
     height, width = a.shape[-2:]
     smooth = F.interpolate(share, scale_factor=NUCLEAR_STEP, mode="bilinear", align_corners=False)
-    return _weigh(a, b, smooth[..., :height, :width])
+    return smooth[..., :height, :width]
 
 
 def local_energy(a: Tensor, b: Tensor) -> Tensor:
     """Weights E_a / (E_a + E_b), E the mean of |e|^2 over a 7x7 window; one half where both are dark."""
-    energy_a, energy_b = energies(a, b)
-    ratio = _log_ratio(energy_a, energy_b, ENERGY_WINDOW)
-    return _weigh(a, b, ratio.sigmoid())
+    return _weigh(a, b, local_energy_weight(a, b))
+
+
+def local_energy_weight(a: Tensor, b: Tensor) -> Tensor:
+    """The share of encoding `a` under `local_energy`; two (N, C, H, W) to (N, 1, H, W) in (0, 1)."""
+    return _log_ratio(*energies(a, b), ENERGY_WINDOW).sigmoid()
 
 
 def local_saliency(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -116,6 +129,13 @@ def local_saliency(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     on training pairs and phantoms, for Q^AB/F, SSIM, VIF, SCD and the contrast of lesions; how far Q^AB/F gives way to
     SSIM was settled on the test pairs too, so the figures on these are not those of unseen patients.
     """
+    of_a, of_b = local_saliency_weights(x, y)
+    fused: Tensor = (a * of_a).addcmul_(b, of_b)
+    return fused
+
+
+def local_saliency_weights(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What `local_saliency` multiplies the two encodings by: (N, 1, H, W) each, together 1 to 1.06."""
     unit = (x.square() + y.square()).mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny).sqrt()
     both = torch.cat([x, y]) / torch.cat([unit, unit])
     energy = both.square()
@@ -135,8 +155,7 @@ def local_saliency(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     margin = OVERLAY * (2 * winner - 1)
     energy_x, energy_y = (energy + DARK).log().chunk(2)
     share = torch.lerp(winner, (PIXEL_POWER * (energy_x - energy_y)).sigmoid(), PIXEL_SHARE)
-    fused: Tensor = (a * (share + (-margin).relu())).addcmul_(b, 1 - share + margin.relu())
-    return fused
+    return share + (-margin).relu(), 1 - share + margin.relu()
 
 
 def energies(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +209,15 @@ def _weigh(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return torch.lerp(b, a, weight)
 
 
+def _local_saliency_share(_a: Tensor, _b: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    of_x, of_y = local_saliency_weights(x, y)
+    return of_x / (of_x + of_y)
+
+
+def _half(a: Tensor, _b: Tensor) -> Tensor:
+    return torch.full_like(a[:, :1, :1, :1], 0.5)
+
+
 def _of_encodings(function: Callable[[Tensor, Tensor], Tensor]) -> Strategy:
     return lambda a, b, _x, _y: function(a, b)
 
@@ -205,3 +233,16 @@ STRATEGIES: dict[str, Strategy] = {
     "local-energy": _of_encodings(local_energy),
     "local-saliency": local_saliency,
 }
+
+SHARES: dict[str, Strategy] = {
+    "sfnn": _of_encodings(lambda a, b: sfnn_weight(a, b)[:, None, None, None]),
+    "fl1n": _of_encodings(fl1n_weight),
+    "average": _of_encodings(_half),
+    "addition": _of_encodings(_half),
+    "local-nuclear": _of_encodings(local_nuclear_weight),
+    "local-energy": _of_encodings(local_energy_weight),
+    "local-saliency": _local_saliency_share,
+}
+"""The share of the first source in what a strategy adds up, (N, 1, H, W) or (N, 1, 1, 1) in [0, 1].
+
+FER and the maximum have none: they weigh every channel of a pixel on its own."""

@@ -11,10 +11,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from model.errors import InputError, Stopped, one_line
+from pipelines.batch_command import batch
 from pipelines.data import app as data
 from pipelines.ending import call
-from pipelines.options import with_pipeline_parameters
+from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
@@ -26,11 +28,6 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
-
-Runs = Annotated[
-    Path,
-    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -253,59 +250,8 @@ def fuse(
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
 
 
-@app.command()
-def batch(
-    source: Annotated[
-        str,
-        typer.Argument(help="Folder or s3://bucket/prefix with CT-MRI/CT and CT-MRI/MRI, or CT and MRI; or phantom."),
-    ],
-    destination: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix for the results.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Model folder, models:/NAME/VERSION or models:/NAME@ALIAS; default: the model that ships with this "
-            "program.",
-            show_default=False,
-        ),
-    ] = "",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="Fusion strategy (`fusion methods` lists them as dilran-NAME); default: the model's own.",
-            show_default=False,
-        ),
-    ] = "",
-    collection: Annotated[str, typer.Option(help="Which pairs: CT-MRI, PET-MRI or SPECT-MRI.")] = "CT-MRI",
-    measures: Annotated[
-        str, typer.Option(help="Measures by name, comma-separated (`fusion measure` lists them), default, or none.")
-    ] = "default",
-    on_error: Annotated[
-        str, typer.Option(help="What a pair that cannot be fused does: skip (it is reported) or stop.")
-    ] = "skip",
-    device: Annotated[str, typer.Option(help="What fuses: cpu, cuda, or auto, a GPU where there is one.")] = "auto",
-    runs: Runs = Path("runs"),
-) -> None:
-    """Fuse every pair of a folder or an S3 prefix.
-
-    Names pair the images. Beside the fused images (PNG) stand their measures, the drift from what the model learned
-    from, a page that sums all up, and a manifest that names the model version. The same command again keeps what is
-    done already; a destination with another model's results is refused.
-    """
-    import signal
-
-    from pipelines.batch import fuse_batch, print_batch
-    from pipelines.display import progress_bar
-
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, signal.default_int_handler)
-    asked = source, destination, collection, model, strategy, measures, on_error, device
-    try:
-        with progress_bar("fuse") as advance:
-            manifest = fuse_batch(*asked, runs, advance)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where it ended", err=True)
-        sys.exit(130)
-    print_batch(manifest, destination)
+app.command()(batch)
+app.command()(view)
 
 
 @app.command("measure")

@@ -9,7 +9,7 @@ import torch
 import model
 from model.errors import InputError
 from model.fuser import CONFIG_FILE, WEIGHTS_FILE, Fuser, FuserConfig
-from model.images import read_image, same_file, writable_format, write_image
+from model.images import Picture, read_image, same_file, writable_format, write_image
 from model.network import Autoencoder
 from model.networks import NETWORKS
 from model.picture_pairs import check_pictures, fused_picture
@@ -26,8 +26,7 @@ def fuse_files(
     If one of them is in colour, its luma is fused and its chroma put back: the result is 8-bit RGB. Of grey images the
     result has 16 bits if either source has. An `output` that is one of the sources is refused.
     """
-    pictures = read_image(a), read_image(b)
-    check_pictures(*pictures, (a, b))
+    pictures = read_pictures(a, b)
     writable_format(output, fused_picture(pictures[0].luma, *pictures))
     for source in (a, b):
         if same_file(output, source):
@@ -37,6 +36,13 @@ def fuse_files(
     if not torch.isfinite(luma).all():
         raise InputError("the model gives values that are not finite, so its weights are useless; name another --model")
     write_image(output, fused_picture(luma, *pictures))
+
+
+def read_pictures(a: Path, b: Path) -> tuple[Picture, Picture]:
+    """Two images that are fit to be fused: of one size, not both in colour; raises InputError otherwise."""
+    pictures = read_image(a), read_image(b)
+    check_pictures(*pictures, (a, b))
+    return pictures
 
 
 def load_fuser(source: Path, strategy: str | None = None, batchnorm: str | None = None) -> Fuser:

@@ -56,6 +56,23 @@ def fuse_volumes(
     `keep_order` two that look swapped are taken as given. Raises InputError for anything the user can mend.
     """
     kind = _check_output(a, b, output, dtype)
+    pair, limits, told = read_volumes(a, b, window, keep_order)
+    first, second = pair.first, pair.second
+    fused = replace(first, pixels=_fuse(pair, limits, load(), progress), clean=first.clean and second.clean)
+    if kind == "series":
+        write_series(output, fused)
+    else:
+        write_nifti(output, fused, cast(Dtype, dtype or DTYPES[0]), None if _from_dicom(a) else a)
+    return Fused(len(fused.pixels), *told, pair.how)
+
+
+def read_volumes(
+    a: Path, b: Path, window: str | None, keep_order: bool
+) -> tuple[VolumePair, list[tuple[float, float]], tuple[Evidence, Evidence]]:
+    """Two volumes on one grid, the range of values of each that is shown, and what they were taken for and why.
+
+    Raises InputError for anything the user can mend, such as volumes that look swapped, without `keep_order`.
+    """
     chosen = Window.parse(window) if window else None
     first, second = read_volume(a), read_volume(b)
     if keep_order:
@@ -66,13 +83,7 @@ def fuse_volumes(
         raise InputError(f"neither {a} nor {b} is CT (NIfTI counts as CT where air is at -1000); leave --window out")
     _check_memory(first, a)
     limits = [display_range(volume, chosen) for volume in (first, second)]
-    pair = pair_volumes(first, second)
-    fused = replace(first, pixels=_fuse(pair, limits, load(), progress), clean=first.clean and second.clean)
-    if kind == "series":
-        write_series(output, fused)
-    else:
-        write_nifti(output, fused, cast(Dtype, dtype or DTYPES[0]), None if _from_dicom(a) else a)
-    return Fused(len(fused.pixels), *told, pair.how)
+    return pair_volumes(first, second), limits, told
 
 
 def _fuse(pair: VolumePair, limits: list[tuple[float, float]], fuser: Fuser, progress: Tell) -> np.ndarray:

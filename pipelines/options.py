@@ -1,12 +1,18 @@
-"""The pipeline's parameters as options of a command."""
+"""The options that several commands share, and the pipeline's parameters as options of a command."""
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.parameters import described
+
+Runs = Annotated[
+    Path,
+    typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
+]
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,9 +19,10 @@ from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
 from model.errors import InputError
 from model.fuser import Fuser
-from model.methods import CLASSICAL, METHODS, Resources, strategy_title
+from model.methods import CLASSICAL, METHODS, Fuse, Resources, strategy_title
 from model.metrics import MEASURES, measure
 from model.pairs import PackedPairs
+from model.shares import share_of_first
 from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 DECIMALS = 6
@@ -183,7 +184,10 @@ def evaluate(
             MethodResult(name, title, "baseline" if name in baselines else "network", values[name])
             for name, title in titles.items()
         ],
-        pictures=[take(pairs, position, lesions, kept) for position in shown],
+        pictures=[
+            take(pairs, position, lesions, kept, _shares(fuser, strategies, baselines, *pairs.batch([position])))
+            for position in shown
+        ],
     )
 
 
@@ -220,6 +224,15 @@ def write_evaluation(
         aside = folder / f".{name}.partial"
         aside.write_text(text, encoding="utf-8", newline="")
         aside.replace(folder / name)
+
+
+def _shares(
+    fuser: Fuser, strategies: Sequence[str], baselines: Mapping[str, Fuse], a: Tensor, b: Tensor
+) -> dict[str, np.ndarray]:
+    """The weight of `a` in one pair under every method that decides it, (H, W) in [0, 1], by the method's name."""
+    found = {f"network-{name}": share for name, share in fuser.share_each(a, b, strategies).items()}
+    found |= {name: share for name, fuse in baselines.items() if (share := share_of_first(fuse, a, b)) is not None}
+    return {name: share[0, 0].cpu().numpy() for name, share in found.items()}
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

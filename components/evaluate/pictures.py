@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from components.evaluate.page import png
 from model.images import join_bytes
 from model.pairs import PackedPairs
 
@@ -21,7 +22,8 @@ T = TypeVar("T")
 class Picture:
     """The images of one pair, uint8 (H, W) each, or (H, W, 3) where it is in colour.
 
-    `a` is of the first modality, `b` of the second; `fused` goes by the name of the method.
+    `a` is of the first modality, `b` of the second; `fused` goes by the name of the method. So does `shares`, the
+    weight of `a`, (H, W) in [0, 1], under the methods that decide it.
     """
 
     pair: str
@@ -31,6 +33,7 @@ class Picture:
     a: np.ndarray
     b: np.ndarray
     fused: dict[str, np.ndarray]
+    shares: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def both_lesions(packed_folder: Path) -> np.ndarray | None:
@@ -65,7 +68,11 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def take(
-    pairs: PackedPairs, position: int, lesions: np.ndarray | None, kept: dict[str, dict[int, np.ndarray]]
+    pairs: PackedPairs,
+    position: int,
+    lesions: np.ndarray | None,
+    kept: dict[str, dict[int, np.ndarray]],
+    shares: dict[str, np.ndarray],
 ) -> Picture:
     """The pair at that position with what each method of `kept` made of it, in the colour of the first image."""
     entry = pairs.entries[position]
@@ -82,4 +89,15 @@ def take(
         a=coloured(a),
         b=b,
         fused={name: coloured(images[position]) for name, images in kept.items()},
+        shares=shares,
     )
+
+
+def for_page(picture: Picture, methods: Sequence[tuple[str, str]], candidate: str = "") -> dict[str, Any]:
+    """A picture as a page shows it: images as addresses that hold them, the fused ones by method, name and title."""
+    fused = [
+        {"name": name, "title": title, "candidate": name == candidate, "png": png(picture.fused[name])}
+        for name, title in methods
+    ]
+    known = {name: getattr(picture, name) for name in ("pair", "subject", "slice", "both_lesions")}
+    return {**known, "a": png(picture.a), "b": png(picture.b), "fused": fused}

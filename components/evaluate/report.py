@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from components.evaluate.curves import draw_curve
-from components.evaluate.page import ARROWS, counted, number, png, raised, render
+from components.evaluate.page import ARROWS, counted, number, raised, render
+from components.evaluate.pictures import for_page
+from components.evaluate.viewer.scene import scene_of_pictures
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import Evaluation, MethodResult
-    from components.evaluate.pictures import Picture
 
 TERMS = {"total": "Total loss", "l2": "L2", "gradient": "Gradient", "perceptual": "Perceptual"}
 BESIDE_PICTURES = ("qabf", "vif", "ssim", "psnr")
@@ -41,6 +42,8 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
     same_data = training.get("dataset_version", evaluation.dataset_version) == evaluation.dataset_version
     whom = "subjects the network never saw" if same_data else "the test subjects"
     shown = [name for name in BESIDE_PICTURES if name in {column.name for column in evaluation.measures}]
+    heading, values = f"{evaluation.collection} fusion on {whom}", _pair_values(evaluation, shown)
+    titles = [(method.name, method.title) for method in evaluation.methods]
     return render(
         "report.html.j2",
         evaluation=evaluation,
@@ -49,16 +52,24 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
         synthetic=evaluation.synthetic,
         modalities=evaluation.modalities,
         colour=evaluation.colour,
-        heading=f"{evaluation.collection} fusion on {whom}",
+        heading=heading,
         same_data=same_data,
         columns=[_column(evaluation, column.name) for column in evaluation.measures],
         groups=_groups(evaluation),
         headline=_headline(evaluation),
         rivals=[_rival(evaluation, name) for name in ("average", "maximum") if _has(evaluation, name)],
         perceptual=str(training.get("perceptual", "unknown")),
-        pictures=[_pictures(evaluation, picture) for picture in evaluation.pictures],
-        pair_values=_pair_values(evaluation, shown),
+        pictures=[for_page(picture, titles, evaluation.candidate) for picture in evaluation.pictures],
+        pair_values=values,
         shown=[(column["title"], column["unit"]) for column in map(partial(_column, evaluation), shown)],
+        scene=scene_of_pictures(
+            heading,
+            evaluation.modalities,
+            titles,
+            evaluation.pictures,
+            [_title(evaluation, name) for name in shown],
+            values,
+        ),
         curves=[
             draw_curve(title, [(row["epoch"], row["train"][term], row["validation"][term]) for row in curves])
             for term, title in TERMS.items()
@@ -139,26 +150,6 @@ def _rival(evaluation: Evaluation, name: str) -> dict[str, Any]:
         "margin": number(margin, decimals, sign=True),
         "words": f"{number(abs(margin), decimals)} {word}" if margin else word,
         "better": sum(a > b for a, b in zip(ours, rival.per_pair[key], strict=True)),
-    }
-
-
-def _pictures(evaluation: Evaluation, picture: Picture) -> dict[str, Any]:
-    return {
-        "pair": picture.pair,
-        "subject": picture.subject,
-        "slice": picture.slice,
-        "both_lesions": picture.both_lesions,
-        "a": png(picture.a),
-        "b": png(picture.b),
-        "fused": [
-            {
-                "name": method.name,
-                "title": method.title,
-                "candidate": method.name == evaluation.candidate,
-                "png": png(picture.fused[method.name]),
-            }
-            for method in evaluation.methods
-        ],
     }
 
 

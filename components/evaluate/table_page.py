@@ -7,7 +7,8 @@ from typing import Any
 from components.evaluate import poster
 from components.evaluate.comparison import LEAST_SUBJECTS, Comparison, Row
 from components.evaluate.evaluation import Column
-from components.evaluate.page import ARROWS, number, png, raised, render
+from components.evaluate.page import ARROWS, number, raised, render
+from components.evaluate.pictures import for_page
 from components.evaluate.table_facts import (
     BETTER,
     WORSE,
@@ -20,6 +21,7 @@ from components.evaluate.table_facts import (
     origin,
     title,
 )
+from components.evaluate.viewer.scene import scene_of_pictures
 from components.ingest.dataset import MODALITIES
 
 BESIDE_PICTURES = {"standard": ("qabf", "vif", "ssim", "psnr"), "poster": ("psnr", "ssim", "fmi", "fsim")}
@@ -31,6 +33,14 @@ def html(comparison: Comparison) -> str:
     shown = [name for name in BESIDE_PICTURES[comparison.protocol] if name in decimals]
     titles = {column.name: (raised(column.title), column.unit) for column in comparison.measures}
     positions = {pair.name: position for position, pair in enumerate(comparison.pairs)}
+    methods = [(row.contender.name, row.contender.title) for row in comparison.ran]
+    values = {
+        picture.pair: {
+            row.contender.name: [number(row.values[name][positions[picture.pair]], decimals[name]) for name in shown]
+            for row in comparison.ran
+        }
+        for picture in comparison.pictures
+    }
     return render(
         "table.html.j2",
         comparison=comparison,
@@ -46,36 +56,12 @@ def html(comparison: Comparison) -> str:
         synthetic=comparison.synthetic,
         modalities=MODALITIES,
         colour=False,
-        pictures=[
-            {
-                "pair": picture.pair,
-                "subject": picture.subject,
-                "slice": picture.slice,
-                "both_lesions": picture.both_lesions,
-                "a": png(picture.a),
-                "b": png(picture.b),
-                "fused": [
-                    {
-                        "name": row.contender.name,
-                        "title": row.contender.title,
-                        "candidate": False,
-                        "png": png(picture.fused[row.contender.name]),
-                    }
-                    for row in comparison.ran
-                ],
-            }
-            for picture in comparison.pictures
-        ],
+        pictures=[for_page(picture, methods) for picture in comparison.pictures],
         shown=[titles[name] for name in shown],
-        pair_values={
-            picture.pair: {
-                row.contender.name: [
-                    number(row.values[name][positions[picture.pair]], decimals[name]) for name in shown
-                ]
-                for row in comparison.ran
-            }
-            for picture in comparison.pictures
-        },
+        pair_values=values,
+        scene=scene_of_pictures(
+            title(comparison), MODALITIES, methods, comparison.pictures, [titles[name][0] for name in shown], values
+        ),
     )
 
 

@@ -23,8 +23,8 @@ def opening(browser):
     """Opens a page of a file; afterwards, it has neither complained nor asked the network for anything."""
 
     @contextmanager
-    def opening(path):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+    def opening(path, **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         page = context.new_page()
         complaints, requests = [], []
         page.on("console", lambda message: complaints.append(message.text))

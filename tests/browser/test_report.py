@@ -14,6 +14,11 @@ PIXEL = """canvas => {
   copy.drawImage(canvas, 0, 0);
   return [...copy.getImageData(3, 3, 1, 1).data];
 }"""
+PIXEL_IN_THE_MIDDLE = """canvas => {
+  const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, -Math.floor(canvas.width / 2), -Math.floor(canvas.height / 2));
+  return [...copy.getImageData(0, 0, 1, 1).data];
+}"""
 PAIRS = ("7001", "7002", "9001")
 FUSED = {"network-sfnn": 200, "average": 100, "maximum": 150}
 
@@ -168,3 +173,46 @@ def test_dark_and_light_follow_the_reader(browser, report):
         colours[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         context.close()
     assert colours == {"light": "rgb(252, 252, 250)", "dark": "rgb(17, 20, 23)"}
+
+
+def test_the_viewer_opens_on_the_chosen_pair_and_method(opened):
+    opened.get_by_label("Average", exact=True).check()
+    opened.get_by_label("Subject 9, slice 1").check()
+    opened.get_by_role("button", name="Look closely").click()
+    viewer = opened.get_by_role("dialog", name="Viewer")
+    viewer.locator("figure[data-pane=fused] canvas[aria-label='Average, Subject 9, slice 1']").wait_for()
+    colour = viewer.locator("figure[data-pane=b] canvas").evaluate(PIXEL_IN_THE_MIDDLE)
+    assert colour == [52, 52, 52, 255]
+    assert viewer.locator("tr", has_text="Average").locator("td").count() == 4
+    viewer.locator("figure[data-pane=b] canvas").dblclick()
+    opened.keyboard.press("Escape")
+    assert viewer.is_visible() and viewer.locator("figure:visible").count() == 6
+    viewer.get_by_role("button", name="Close").first.click()
+    assert not viewer.is_visible()
+    opened.get_by_label("Elementwise maximum", exact=True).first.check()
+    opened.get_by_role("button", name="Look closely").click()
+    viewer.locator("figure[data-pane=fused] canvas[aria-label='Elementwise maximum, Subject 9, slice 1']").wait_for()
+
+
+def test_the_viewer_takes_the_images_of_the_page_and_brings_none(report):
+    text = report.read_text(encoding="utf-8")
+    images = [image for image in text.split('"') if image.startswith("data:image/png")]
+    assert len(images) == len(PAIRS) * (2 + len(METHODS))
+
+
+def test_a_phone_shows_the_viewer_of_the_report_whole(opened):
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.get_by_role("button", name="Look closely").click()
+    opened.locator("#view [data-ui=weights][data-how]").wait_for()
+    boxes = [canvas.bounding_box() for canvas in opened.locator("#view canvas").all()]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["height"] > 150 for box in boxes)
+
+
+def test_a_sandboxed_frame_opens_the_viewer_too(browser, report):
+    page = browser.new_page()
+    page.set_content('<iframe sandbox="allow-scripts" width="1000" height="800"></iframe>')
+    page.locator("iframe").evaluate("(frame, text) => { frame.srcdoc = text; }", report.read_text(encoding="utf-8"))
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name="Look closely").click()
+    frame.locator("figure[data-pane=a] canvas[aria-label='CT, Subject 7, slice 1']").wait_for()
+    page.close()

@@ -176,6 +176,8 @@ def test_the_pictures_are_the_pairs_and_their_fusions(evaluation, packed):
         assert np.array_equal(picture.b, pairs.images[row, 1])
         assert np.array_equal(picture.fused["maximum"], pairs.images[row].max(0))
         assert set(picture.fused) == {method.name for method in evaluation.methods}
+        assert np.array_equal(picture.shares["average"], np.full((64, 64), 0.5))
+        assert set(picture.shares) <= set(picture.fused) and "laplacian" not in picture.shares
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +253,7 @@ def test_a_network_of_other_data_is_not_said_to_be_new_to_the_subjects(evaluatio
 
 def test_the_page_marks_the_best_and_the_candidate_and_loads_nothing(evaluation):
     page = render_report(with_headline(evaluation, {"maximum": [0.9, 0.9]}), CURVES, TRAINING | {"note": "<b>x</b>"})
-    rows = re.findall(r"<tr(.*?)</tr>", page, re.DOTALL)
+    rows = re.findall(r"<tr(.*?)</tr>", page.partition('id="pictures"')[0], re.DOTALL)
     assert ['"candidate"' in row for row in rows if "This network, FER" in row] == [True]
     assert [row.count('class="best">0.900') for row in rows if "Elementwise maximum" in row] == [1]
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))

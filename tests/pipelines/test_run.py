@@ -17,6 +17,8 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from tests.processes import at_work
+
 FUSION = str(Path(sys.executable).parent / "fusion")
 SMALL = [
     "--phantom-subjects",
@@ -190,7 +192,7 @@ def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
         _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert said == "interrupted\n"
-    assert not [member for member in family if member.is_running()]
+    assert not at_work(family)
     # Where the training stood is kept for a run with the same settings, and in the way of no other.
     assert list((folder / "runs" / "workspace").glob("*/step-*.safetensors"))
     done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")

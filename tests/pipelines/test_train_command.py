@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.errors import RESUMABLE
+from tests.processes import at_work
 
 FUSION = str(Path(sys.executable).parent / "fusion")
 SMALL = ["--phantom-subjects", "3", "--phantom-slices", "2", "--crop", "32", "--batch", "2", "--processes", "1"]
@@ -95,7 +96,7 @@ def test_a_training_interrupted_goes_on_by_the_same_command_to_the_same_model(tm
     assert process.returncode == RESUMABLE, said
     assert "stopped a" in said and "run it again to go on" in said
     assert "Traceback" not in said
-    assert not [member for member in family if member.is_running()]
+    assert not at_work(family)
     assert not (tmp_path / "model").exists()
 
     for name in ("model", "straight"):
