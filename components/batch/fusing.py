@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from components.batch.journal import FUSED, Journal, Row
-from components.batch.pairs import Fault, Loaded, Pair, load_pair
+from components.batch.pairs import Fault, Fetched, Loaded, Pair, fetch_pair, read_pair
 from components.batch.places import Place
 from components.ingest.s3 import THREADS
 from model.errors import InputError
@@ -28,7 +28,7 @@ from model.metrics import MEASURES, measure
 from model.picture_pairs import fused_picture
 
 # Pairs in a step of the work; so many more are read ahead, and so many are still being written.
-CHUNK = 16
+CHUNK = 8
 ON_ERROR = ("skip", "stop")
 DECIMALS = 6
 # What the evaluation compares with the sources, and what looks at the fused image alone.
@@ -82,8 +82,8 @@ def fuse_pairs(
         progress(len(rows) + len(faults), len(pairs), ", ".join(notes))
 
     with tempfile.TemporaryDirectory() as scratch, _Pools() as pools:
-        prepare = partial(_prepare, before=before, names=names, source=source, scratch=Path(scratch))
-        ahead = pools.ahead(prepare, pairs)
+        fetch = partial(_fetch, before=before, names=names, source=source, scratch=Path(scratch))
+        ahead = pools.ahead(pairs, fetch, partial(_read, scratch=Path(scratch)))
         while chunk := list(islice(ahead, CHUNK)):
             for each in chunk:
                 if isinstance(each, Fault) and on_error == "stop":
@@ -96,7 +96,7 @@ def fuse_pairs(
                 _wait(writing, tell)
             tell(there)
             if fresh:
-                writing.append(([row for row, _ in fresh], pools.last.submit(_write, journal, fresh, pools)))
+                writing.append(([row for row, _ in fresh], pools.encoding.submit(_write, journal, fresh, pools)))
         while writing:
             _wait(writing, tell)
     order = {pair.name: place for place, pair in enumerate(pairs)}
@@ -104,39 +104,47 @@ def fuse_pairs(
 
 
 class _Pools:
-    """Threads that read ahead, threads that write, and one that notes in order what was written."""
+    """Threads that fetch and threads that write; one that decodes, one that encodes and notes what was written.
+
+    Decoding and encoding take a core, so more than one thread of each would only be in the network's way.
+    """
 
     def __init__(self) -> None:
-        self.reading, self.writing = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
-        self.last = ThreadPoolExecutor(1)
+        self.fetching, self.writing = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
+        self.decoding, self.encoding = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     def __enter__(self) -> _Pools:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self.reading, self.last, self.writing):
+        for pool in (self.decoding, self.fetching, self.encoding, self.writing):
             pool.shutdown(cancel_futures=True)
 
-    def ahead(self, prepare: Callable[[Pair], Any], pairs: Iterable[Pair]) -> Iterator[Any]:
-        """What `prepare` makes of each pair, in order, two chunks of them under way before they are asked for."""
+    def ahead(
+        self, pairs: Iterable[Pair], fetch: Callable[[Pair], Any], read: Callable[[Future[Any]], Any]
+    ) -> Iterator[Any]:
+        """Each pair fetched and read, in order, two chunks of them under way before they are asked for."""
         waiting: deque[Future[Any]] = deque()
         for pair in pairs:
-            waiting.append(self.reading.submit(prepare, pair))
+            waiting.append(self.decoding.submit(read, self.fetching.submit(fetch, pair)))
             if len(waiting) > 2 * CHUNK:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _prepare(
-    pair: Pair, before: dict[str, Row], names: Sequence[str], source: Place, scratch: Path
-) -> Loaded | Fault | Row:
-    """The pair read; or its row, if an earlier run was done with it."""
+def _fetch(pair: Pair, before: dict[str, Row], names: Sequence[str], source: Place, scratch: Path) -> Fetched | Row:
+    """The pair on this machine; or its row, if an earlier run was done with it."""
     tags = source.tag(pair.a), source.tag(pair.b)
     row = before.get(pair.name)
     if row and tuple(row["tags"]) == tags and set(names) <= row["measures"].keys():
         return row
-    return load_pair(pair, tags, source, scratch)
+    return fetch_pair(pair, tags, source, scratch)
+
+
+def _read(fetched: Future[Fetched | Row], scratch: Path) -> Loaded | Fault | Row:
+    found = fetched.result()
+    return read_pair(found, scratch) if isinstance(found, Fetched) else found
 
 
 def _fuse_chunk(fuser: Fuser, chunk: Sequence[Loaded], names: Sequence[str]) -> list[tuple[Row, Picture]]:
@@ -188,16 +196,14 @@ def _row(each: Loaded, values: dict[str, float | None]) -> Row:
 
 def _write(journal: Journal, fresh: Sequence[tuple[Row, Picture]], pools: _Pools) -> None:
     """Put the images of a chunk, then the note that they are done."""
-    for row, digest in zip((row for row, _ in fresh), pools.writing.map(partial(_put, journal), fresh), strict=True):
-        row["sha256"] = digest
+    putting = []
+    for row, picture in fresh:
+        content = png_bytes(picture)
+        row["sha256"] = hashlib.sha256(content).hexdigest()
+        putting.append(pools.writing.submit(journal.put, row["fused"], content))
+    for put in putting:
+        put.result()
     journal.finish([row for row, _ in fresh])
-
-
-def _put(journal: Journal, made: tuple[Row, Picture]) -> str:
-    row, picture = made
-    content = png_bytes(picture)
-    journal.put(row["fused"], content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _wait(writing: deque[tuple[list[Row], Future[None]]], tell: Callable[[Iterable[Row]], None]) -> None:

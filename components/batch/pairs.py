@@ -106,13 +106,24 @@ class Loaded:
         return tuple(self.pictures[0].luma.shape)
 
 
-def load_pair(pair: Pair, tags: tuple[str, str], source: Place, scratch: Path) -> Loaded | Fault:
-    """Fetch and read a pair; a Fault if it cannot be fused, named by its files alone. Raises InputError for the place.
+@dataclass(frozen=True)
+class Fetched:
+    """A pair whose files are on this machine, with their tags."""
 
-    Nothing of it stays in the folder `scratch`.
-    """
+    pair: Pair
+    tags: tuple[str, str]
+    paths: tuple[Path, Path]
+
+
+def fetch_pair(pair: Pair, tags: tuple[str, str], source: Place, scratch: Path) -> Fetched:
+    """Bring the files of a pair to this machine, into the folder `scratch`; raises InputError for the place."""
+    return Fetched(pair, tags, (source.fetch(pair.a, scratch), source.fetch(pair.b, scratch)))
+
+
+def read_pair(fetched: Fetched, scratch: Path) -> Loaded | Fault:
+    """Read a pair; a Fault if it cannot be fused, named by its files alone. Nothing of it stays in `scratch`."""
+    pair, paths = fetched.pair, fetched.paths
     names = pair.a, pair.b
-    paths = [source.fetch(name, scratch) for name in names]
     try:
         a, b = (read_image(path) for path in paths)
         check_pictures(a, b, names)
@@ -125,7 +136,7 @@ def load_pair(pair: Pair, tags: tuple[str, str], source: Place, scratch: Path) -
         for path in paths:
             if path.is_relative_to(scratch):
                 path.unlink(missing_ok=True)
-    return Loaded(pair, (a, b), tags, [_statistics(picture) for picture in (a, b)])
+    return Loaded(pair, (a, b), fetched.tags, [_statistics(picture) for picture in (a, b)])
 
 
 def _statistics(picture: Picture) -> dict[str, Any]:
