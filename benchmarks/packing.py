@@ -64,8 +64,10 @@ def write_pairs(count: int, folder: Path) -> None:
                 subject, place = 1000 + number % SUBJECTS, number // SUBJECTS
                 name = f"{subject}{place:04d}"
                 os.link(sources[number % DRAWINGS], home / f"{name}.png")
-                writer.writerow((f"CT-MRI/{modality}/{name}.png", "CT-MRI", modality, name, subject, place, 0, ""))
-    facts = {"version": "0" * 32 + ".dir", "collection": "CT-MRI", "modalities": MODALITIES}
+                writer.writerow(
+                    (f"CT-MRI/{modality}/{name}.png", "CT-MRI", modality, name, subject, place, 0, "0" * 32)
+                )
+    facts = {"version": "0" * 32 + ".dir", "source": "made up", "collection": "CT-MRI", "modalities": MODALITIES}
     (folder / "dataset.json").write_text(json.dumps(facts))
 
 

@@ -8,20 +8,18 @@ a strategy are to be chosen on `--split train` or `--split validation`; the test
 
 import argparse
 import json
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from components.ingest.phantom import PhantomConfig, subject_volume
+from components.evaluate.floors import Row, lesions_kept, phantom_slices
+from components.ingest.phantom import PhantomConfig
 from model.baselines.classical import maximum
 from model.fuser import Fuser, FuserConfig
-from model.lesions import lesion_retention
 from model.metrics import measure
 from model.pairs import SPLITS, PackedPairs
 from model.published import read_published
@@ -30,8 +28,6 @@ from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 MEASURES = ("qabf", "ssim", "fmi_edge", "vif", "scd")
 HEADS = PhantomConfig(subjects=4, slices=6)
 MAXIMUM = "maximum of the images"
-
-Row = dict[str, list[float]]
 
 
 def fuse_each(fuser: Fuser, ct: Tensor, mr: Tensor, rows: dict[str, Row] | None = None) -> dict[str, Tensor]:
@@ -66,31 +62,6 @@ def _one(key: str, value: dict[str, Tensor] | Tensor) -> Tensor:
     return value["sum" if key == "vif" else "mean"]
 
 
-def phantom_slices(config: PhantomConfig = HEADS) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """The phantom's slices that show a lesion: CT and MR (1, 1, H, W) in [0, 1], and the masks of the truth."""
-    for index in range(config.subjects):
-        for pair in subject_volume(config, index):
-            if pair.truth["ct_lesion"].any() or pair.truth["mri_lesion"].any():
-                ct, mr = (torch.from_numpy(x.astype(np.float32) / 255)[None, None] for x in (pair.ct, pair.mri))
-                yield ct, mr, {name: torch.from_numpy(mask)[None, None] for name, mask in pair.truth.items()}
-
-
-def lesions_kept(
-    fuse: Callable[[Tensor, Tensor], dict[str, Tensor]],
-    slices: Iterable[tuple[Tensor, Tensor, dict[str, Tensor]]],
-) -> dict[str, Row]:
-    """Per method, the share of contrast kept of every lesion that CT ("ct_lesion") or MR ("mri_lesion") shows."""
-    rows: dict[str, Row] = {}
-    for ct, mr, truth in slices:
-        for name, fused in fuse(ct, mr).items():
-            for lesion, source, other in (("ct_lesion", ct, "mri_lesion"), ("mri_lesion", mr, "ct_lesion")):
-                kept = float(lesion_retention(fused, source, truth[lesion], truth["bone"] | truth[other]))
-                values = rows.setdefault(name, {}).setdefault(lesion, [])
-                if not math.isnan(kept):
-                    values.append(kept)
-    return rows
-
-
 def load(model: Path, batchnorm: str) -> Fuser:
     """A model folder, or the authors' weights from their safetensors file."""
     if model.is_dir():
@@ -111,7 +82,7 @@ def main() -> None:
     fuser = load(given.model, given.batchnorm)
     pairs = PackedPairs.open(given.data, given.split)
     rows = measured(fuser, (pairs.batch([i]) for i in range(0, len(pairs), given.every)))
-    kept = lesions_kept(lambda ct, mr: fuse_each(fuser, ct, mr), phantom_slices())
+    kept = lesions_kept(lambda ct, mr: fuse_each(fuser, ct, mr), phantom_slices(HEADS))
     table = {
         name: {key: statistics.mean(values) for key, values in (row | kept[name]).items() if values}
         for name, row in rows.items()

@@ -91,8 +91,8 @@ def noted_run(folder: Path) -> str | None:
         return None
 
 
-def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run, None if it is deleted or this MLflow does not know it."""
+def find_run(client: MlflowClient, run_id: str, deleted: bool = False) -> Run | None:
+    """The run, None if this MLflow does not know it; one that is deleted, but not purged, only with `deleted`."""
     from mlflow import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
@@ -102,7 +102,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
         if error.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)):
             return None
         raise
-    return run if run.info.lifecycle_stage == "active" else None
+    return run if deleted or run.info.lifecycle_stage == "active" else None
 
 
 def latest_steps(data: RunData) -> dict[str, int]:

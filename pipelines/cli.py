@@ -14,6 +14,7 @@ from model.errors import InputError, Stopped, one_line
 from pipelines.batch_command import batch
 from pipelines.data import app as data
 from pipelines.ending import call
+from pipelines.models import app as models
 from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
 from pipelines.view_command import view
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
 
 

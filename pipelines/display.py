@@ -84,6 +84,7 @@ def print_summary(result: RunResult) -> None:
     console.print(f"gate      {'promoted' if made['promoted'] else 'not promoted'}: {made['reason']}", soft_wrap=True)
     console.print(f"model     {made['model_name']} version {made['version']} ({standing}{again})")
     for name, place in (
+        ("checks", result.folder / "gate.md"),
         ("report", result.folder / "report.html"),
         ("data docs", result.folder / "data-docs.html"),
         ("MLflow", f"{made['tracking_uri']} (`fusion ui` or `make ui` shows it)"),

@@ -91,10 +91,8 @@ def model_path(model: str | None, runs: Path) -> Path:
     if not model.startswith("models:"):
         return Path(model)
     from components.register.registry import resolve_model
-    from pipelines.local import local_tracking_uri
+    from pipelines.local import registry_uri
 
-    server = os.environ.get("MLFLOW_TRACKING_URI")
-    if not server and not (runs / "mlflow.db").exists():
-        raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+    uri = registry_uri(runs)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "atlas-fusion" / "models"
-    return resolve_model(model, cache, server or local_tracking_uri(runs))
+    return resolve_model(model, cache, uri)

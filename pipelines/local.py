@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import psutil
 
 from components.progress import parse
+from components.register.record import RUN_VARIABLE
 from model.errors import InputError
 from pipelines.parameters import Parameters
 
@@ -107,7 +108,7 @@ def run_locally(parameters: Parameters, runs: Path, tell: Callable[[Event], None
     with (folder / "run.log").open("w") as file:
         log = _Log(file, tell)
         before = set(_stored(runs))
-        with _runner(parameters, runs) as process:
+        with _runner(parameters, runs, folder.name) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.read(line)
@@ -135,13 +136,14 @@ def _new_folder(runs: Path) -> Path:
 
 
 @contextmanager
-def _runner(parameters: Parameters, runs: Path) -> Iterator[subprocess.Popen[str]]:
+def _runner(parameters: Parameters, runs: Path, name: str) -> Iterator[subprocess.Popen[str]]:
     """The runner in a session of its own, so that an interrupt ends it and every process it started, in order."""
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(runs),
         # Each run has folders of its own; what one of them fetched before it failed serves the next.
         "FUSION_DOWNLOADS": os.environ.get("FUSION_DOWNLOADS") or str((runs / "downloads").resolve()),
+        RUN_VARIABLE: name,
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "PYTHONUNBUFFERED": "1",
         # A training that was ended goes on in the next run with the same settings.
@@ -185,13 +187,24 @@ def local_tracking_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
+def registry_uri(runs: Path) -> str:
+    """The MLflow of MLFLOW_TRACKING_URI, or the store below `runs`; InputError if there is neither."""
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if not server and not (runs / "mlflow.db").exists():
+        raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+    return server or local_tracking_uri(runs)
+
+
 def _collect(outputs: dict[str, str], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put what a person looks at into the run's folder, under names with endings."""
+    from components.register.registry import Registration, summarise
+
     shutil.copyfile(outputs["data_docs"], folder / "data-docs.html")
     shutil.copyfile(outputs["registration"], folder / "registration.json")
     for path in Path(outputs["evaluation"]).iterdir():
         shutil.copyfile(path, folder / path.name)
     table, registration = (json.loads((folder / f"{name}.json").read_text()) for name in ("table", "registration"))
+    (folder / "gate.md").write_text(summarise(Registration(**registration)))
     shutil.copytree(outputs["model"], folder / "model")
     # The model fuses by the strategy that was judged, here as in the registry.
     config = folder / "model" / "config.json"

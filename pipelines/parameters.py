@@ -75,6 +75,14 @@ class Parameters:
     strategies: str = _parameter(
         "default,sfnn,fl1n,fer,average,maximum", "Fusion strategies to judge; the first is the candidate's."
     )
+    gate_measures: str = _parameter(
+        "vif", "Measures a champion must be better in than every classical method and the last, comma-separated."
+    )
+    gate_margin: float = _parameter(0.0, "By how much it must be better in each of them.")
+    gate_lesions: float = _parameter(
+        0.5, "Least share of the contrast of the phantom's lesions that a champion must keep."
+    )
+    gate_seconds: float = _parameter(4.0, "Most seconds that a champion may take for a pair of 256x256.")
     experiment: str = _parameter("atlas-fusion", "MLflow experiment.")
     model_name: str = _parameter(
         "ct-mri-fusion-quick", "Name of the model in the MLflow registry; `fusion run` names it after the collection."

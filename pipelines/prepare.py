@@ -12,6 +12,7 @@ from components.ingest.remote import SCHEME
 from components.ingest.version import folder_version
 from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
+from components.register.gate import Rules
 from components.register.registry import check_names
 from components.tracking import check_reachable
 from model.errors import InputError
@@ -43,6 +44,7 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
 
 def _check(p: Parameters) -> None:
     parse_strategies(p.strategies)
+    Rules.parse(p.gate_measures, p.gate_margin, p.gate_lesions, p.gate_seconds)
     check_names(p.model_name, p.experiment)
     configuration(p)
     check_collection(p.collection, p.data)

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from components.evaluate import evaluation as judging
 from components.exclusive import exclusive
+from components.register.champion import fetch_champion, find_champion
+from components.register.gate import Rules, parse_measures
 from components.register.record import Origin
 from components.register.registry import register
 from components.sweep.data import DataRequest
@@ -118,7 +120,7 @@ def search_locally(planned: Plan, runs: Path, told: Watcher, registering: bool) 
             requests = [_request(planned, trial, folder, run_id, data.packed) for trial in planned.trials]
             search = _run_trials(planned, requests, folder, processes, told, outcomes, uri)
             best = search.best
-        table = _evaluate(planned.parameters, Path(best.model), data.packed, folder, told)
+        table = _evaluate(planned.parameters, Path(best.model), data.packed, folder, told, uri if registering else "")
         made = _register(planned.parameters, folder, data, uri) if registering else None
     return SearchResult(folder, search, table, made, time.monotonic() - begin)
 
@@ -225,14 +227,19 @@ def _run_trials(
     return planned.search(outcomes)
 
 
-def _evaluate(p: Parameters, model: Path, packed: Path, folder: Path, told: Watcher) -> dict[str, Any]:
-    """Judge the best model on the test pairs, by the evaluate step's code, and put it and its table into `folder`."""
+def _evaluate(p: Parameters, model: Path, packed: Path, folder: Path, told: Watcher, uri: str) -> dict[str, Any]:
+    """Judge the best model on the test pairs, by the evaluate step's code, and put it and its table into `folder`.
+
+    The champion of the registry `uri` takes part, if one is named.
+    """
     curves, training = judging.read_training(model)
 
     def progress(done: int, total: int, note: str) -> None:
         told.step("evaluate", done, total, note)
 
-    result = judging.evaluate(model, packed, judging.parse_strategies(p.strategies), progress=progress)
+    champion = fetch_champion(find_champion(p.model_name, model, uri), uri) if uri else None
+    names, measures = judging.parse_strategies(p.strategies), parse_measures(p.gate_measures)
+    result = judging.evaluate(model, packed, names, progress=progress, measures=measures, champion=champion)
     judging.write_evaluation(result, curves, training, folder / "evaluation")
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -246,9 +253,10 @@ def _evaluate(p: Parameters, model: Path, packed: Path, folder: Path, told: Watc
 
 
 def _register(p: Parameters, folder: Path, data: DataRequest, uri: str) -> dict[str, Any]:
-    origin = Origin(p.profile, p.git_commit, p.code_version)
+    origin = Origin.here(p.profile, p.git_commit, p.code_version, f"sweeps/{folder.name}")
     places = folder / "model", folder / "evaluation", data.packed
     names = {"experiment": p.experiment, "model_name": p.model_name, "tracking_uri": uri}
-    made = asdict(register(*places, origin, validation=data.report, **names))  # type: ignore[arg-type]
+    rules = Rules.parse(p.gate_measures, p.gate_margin, p.gate_lesions, p.gate_seconds)
+    made = asdict(register(*places, origin, validation=data.report, rules=rules, **names))  # type: ignore[arg-type]
     (folder / "registration.json").write_text(json.dumps(made, indent=2) + "\n")
     return made

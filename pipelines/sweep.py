@@ -14,13 +14,14 @@ from kfp import dsl
 from components.evaluate.component import evaluate as evaluate_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
+from components.register.component import champion as champion_step
 from components.register.component import register as register_step
 from components.sweep.component import choose as choose_step
 from components.sweep.component import plan as plan_step
 from components.sweep.component import score as score_step
 from components.sweep.component import train_trial as train_trial_step
 from components.validate.component import validate as validate_step
-from pipelines.training import let_reach_registry, let_reach_s3
+from pipelines.training import let_announce, let_reach_registry, let_reach_s3
 
 # Kubeflow takes a constant here.
 TRIALS_AT_ONCE = 2
@@ -77,6 +78,10 @@ def sweep_pipeline(
     checkpoint_every: int = 0,
     seed: int = 3407,
     strategies: str = "default,sfnn,fl1n,fer,average,maximum",
+    gate_measures: str = "vif",
+    gate_margin: float = 0.0,
+    gate_lesions: float = 0.5,
+    gate_seconds: float = 4.0,
     experiment: str = "atlas-fusion",
     model_name: str = "ct-mri-fusion-quick",
     profile: str = "quick",
@@ -122,6 +127,10 @@ def sweep_pipeline(
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
         strategies: Fusion strategies to judge; the first is the candidate's.
+        gate_measures: Measures a champion must be better in than every classical method and the last, comma-separated.
+        gate_margin: By how much it must be better in each of them.
+        gate_lesions: Least share of the contrast of the phantom's lesions that a champion must keep.
+        gate_seconds: Most seconds that a champion may take for a pair of 256x256.
         experiment: MLflow experiment.
         model_name: Name of the model in the MLflow registry; `fusion run` names it after the collection.
         profile: The profile these parameters started from; a tag of the model version.
@@ -204,7 +213,19 @@ def sweep_pipeline(
     )
     let_reach_registry(chosen, optional=True)
     model = chosen.outputs["model"]
-    evaluated = evaluate_step(dataset=packed, model=model, strategies=strategies, code_version=code_version)
+    found = champion_step(model=model, model_name=model_name)
+    # Another may have become champion since; what evaluation takes from the cache follows the answer.
+    found.set_caching_options(False)
+    let_reach_registry(found, optional=True)
+    evaluated = evaluate_step(
+        dataset=packed,
+        model=model,
+        strategies=strategies,
+        gate_measures=gate_measures,
+        champion=found.output,
+        code_version=code_version,
+    )
+    let_reach_registry(evaluated, optional=True)
     evaluation = evaluated.outputs["evaluation"]
     registered = register_step(
         dataset=packed,
@@ -213,13 +234,19 @@ def sweep_pipeline(
         validation=validated.outputs["report"],
         experiment=experiment,
         model_name=model_name,
+        gate_measures=gate_measures,
+        gate_margin=gate_margin,
+        gate_lesions=gate_lesions,
+        gate_seconds=gate_seconds,
         profile=profile,
         git_commit=git_commit,
         code_version=code_version,
+        pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
+    let_announce(registered)
     return SearchResults(
         data_docs=validated.outputs["data_docs"],
         model=model,

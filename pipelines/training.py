@@ -4,7 +4,7 @@
 2. validate: judge it by Great Expectations, with Data Docs
 3. preprocess: refuse what failed critically; split by subject, pack for training
 4. train: the network, by torchrun
-5. evaluate: every strategy and baseline on the held-out subjects
+5. evaluate: every strategy, baseline and the current champion on the held-out subjects
 6. register: log to MLflow, create the model version, let the gate decide on the champion
 """
 
@@ -15,7 +15,10 @@ from kfp import dsl, kubernetes
 from components.evaluate.component import evaluate as evaluate_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
+from components.register.component import champion as champion_step
 from components.register.component import register as register_step
+from components.register.record import IMAGE_VARIABLE
+from components.register.webhook import WEBHOOK_VARIABLE
 from components.train.component import train as train_step
 from components.validate.component import validate as validate_step
 
@@ -40,6 +43,12 @@ def let_reach_registry(task: dsl.PipelineTask, optional: bool) -> None:
     kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {address: address}, optional=optional)
     names = {f"MLFLOW_TRACKING_{name}": f"MLFLOW_TRACKING_{name}" for name in credentials}
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, names, optional=True)
+
+
+def let_announce(task: dsl.PipelineTask) -> None:
+    """Give the step that registers the environment that names its image, and whom to tell of a promotion."""
+    kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {IMAGE_VARIABLE: IMAGE_VARIABLE}, optional=True)
+    kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, {WEBHOOK_VARIABLE: WEBHOOK_VARIABLE}, optional=True)
 
 
 def let_reach_s3(task: dsl.PipelineTask) -> None:
@@ -91,6 +100,10 @@ def training_pipeline(
     deadline_seconds: int = 0,
     seed: int = 3407,
     strategies: str = "default,sfnn,fl1n,fer,average,maximum",
+    gate_measures: str = "vif",
+    gate_margin: float = 0.0,
+    gate_lesions: float = 0.5,
+    gate_seconds: float = 4.0,
     experiment: str = "atlas-fusion",
     model_name: str = "ct-mri-fusion-quick",
     profile: str = "quick",
@@ -138,6 +151,10 @@ def training_pipeline(
         deadline_seconds: Seconds after which a TrainJob is ended; 0 for no limit.
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
         strategies: Fusion strategies to judge; the first is the candidate's.
+        gate_measures: Measures a champion must be better in than every classical method and the last, comma-separated.
+        gate_margin: By how much it must be better in each of them.
+        gate_lesions: Least share of the contrast of the phantom's lesions that a champion must keep.
+        gate_seconds: Most seconds that a champion may take for a pair of 256x256.
         experiment: MLflow experiment.
         model_name: Name of the model in the MLflow registry; `fusion run` names it after the collection.
         profile: The profile these parameters started from; a tag of the model version.
@@ -204,7 +221,19 @@ def training_pipeline(
     let_reach_registry(trained, optional=True)
     let_reach_s3(trained)
     model = trained.outputs["model"]
-    evaluated = evaluate_step(dataset=packed, model=model, strategies=strategies, code_version=code_version)
+    found = champion_step(model=model, model_name=model_name)
+    # Another may have become champion since; what evaluation takes from the cache follows the answer.
+    found.set_caching_options(False)
+    let_reach_registry(found, optional=True)
+    evaluated = evaluate_step(
+        dataset=packed,
+        model=model,
+        strategies=strategies,
+        gate_measures=gate_measures,
+        champion=found.output,
+        code_version=code_version,
+    )
+    let_reach_registry(evaluated, optional=True)
     evaluation = evaluated.outputs["evaluation"]
     registered = register_step(
         dataset=packed,
@@ -213,13 +242,19 @@ def training_pipeline(
         validation=validated.outputs["report"],
         experiment=experiment,
         model_name=model_name,
+        gate_measures=gate_measures,
+        gate_margin=gate_margin,
+        gate_lesions=gate_lesions,
+        gate_seconds=gate_seconds,
         profile=profile,
         git_commit=git_commit,
         code_version=code_version,
+        pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     # The registry may have changed since; the step itself finds a version that is there already.
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
+    let_announce(registered)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

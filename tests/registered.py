@@ -11,30 +11,42 @@ import torch
 from components.register import registry
 from components.register.record import Origin
 from model.fuser import Fuser, FuserConfig
+from model.methods import CLASSICAL
 from model.network import FusionNetwork
 
 DATASET = "0123456789abcdef" * 2 + ".dir"
 ORIGIN = Origin(profile="quick", git_commit="c0ffee", code_version="0.1.0")
+FLOORS = {"lesions": {"CT": 0.9, "MRI": 0.8}, "seconds": 0.1}
+PAIRS = tuple(f"9{number:03}" for number in range(1, 9))
 STATISTICS = {"collection": "CT-MRI", "modalities": {"CT": {"images": 3, "subjects": 3}}}
 
 
-def make_table(qabf: float = 0.5, pairs: tuple[str, ...] = ("9001", "9002"), **rows: float) -> dict[str, Any]:
-    means = {"network-sfnn": qabf, "average": 0.4, "maximum": 0.6} | rows
+def make_table(
+    value: float = 0.5, pairs: tuple[str, ...] = PAIRS, champion: tuple[str, float] | None = None, **rows: float
+) -> dict[str, Any]:
+    """An evaluation in which the candidate has `value` of Q^AB/F and VIF on every pair, the baselines 0.4."""
+    means = {"network-sfnn": value, **dict.fromkeys(CLASSICAL, 0.4)} | rows
+    if champion:
+        means["champion"] = champion[1]
     return {
         "protocol": "standard",
         "dataset_version": DATASET,
         "split": "test",
         "pairs": list(pairs),
         "subjects": ["9"],
-        "measures": [{"name": "qabf", "title": "Q^AB/F", "unit": "", "direction": "higher"}],
+        "measures": [
+            {"name": name, "title": title, "unit": "", "direction": "higher"}
+            for name, title in (("vif", "VIF"), ("qabf", "Q^AB/F"))
+        ],
         "candidate": "network-sfnn",
+        "champion": champion[0] if champion else None,
         "methods": [
             {
                 "name": name,
                 "title": name,
                 "kind": "network" if name.startswith("network") else "baseline",
-                "means": {"qabf": mean, "psnr": 20.0},
-                "per_pair": {"qabf": [mean] * len(pairs), "psnr": [20.0] * len(pairs)},
+                "means": {"vif": mean, "qabf": mean, "psnr": 20.0},
+                "per_pair": {key: [mean] * len(pairs) for key in ("vif", "qabf")} | {"psnr": [20.0] * len(pairs)},
             }
             for name, mean in means.items()
         ],
@@ -63,6 +75,7 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     (folders.model / "training.json").write_text(json.dumps(training))
     folders.evaluation.mkdir(parents=True)
     (folders.evaluation / "table.json").write_text(json.dumps(table or make_table(qabf)))
+    (folders.evaluation / "floors.json").write_text(json.dumps(FLOORS))
     for name in ("table.csv", "per_pair.csv", "report.html"):
         (folders.evaluation / name).write_text(name)
     folders.packed.mkdir()

@@ -10,19 +10,23 @@ def evaluate(
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     strategies: str,
+    gate_measures: str,
+    champion: str,
     code_version: str,
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Fuse and measure the held-out pairs by the network and by every baseline.
+    """Fuse and measure the held-out pairs by the network, by every baseline and by the current champion.
 
     Args:
         dataset: Packed pairs from the preprocess step; its test split is used.
         model: Trained network from the train step.
         strategies: Fusion strategies, comma-separated; the first one makes the candidate.
+        gate_measures: Measures that the gate asks for, comma-separated; judged beside those of every report.
+        champion: Address of the model to succeed in the registry, such as models:/ct-mri-fusion/3; empty for none.
         code_version: Version of the code, so that a cached result is not reused after a change.
-        evaluation: Folder with the table (JSON, CSV), every single value and the report.
+        evaluation: Folder with the table (JSON, CSV), every single value, what the floors ask for, and the report.
         metrics: Means of the candidate and its margin over the average in Q^AB/F.
         report: Table, pictures, loss curves and lineage as one page.
     """
@@ -32,10 +36,13 @@ def evaluate(
 
     from components.evaluate import evaluation as step
     from components.progress import Progress
+    from components.register.champion import fetch_champion
+    from components.register.gate import parse_measures
 
     curves, training = step.read_training(Path(model.path))
-    names, progress = step.parse_strategies(strategies), Progress("evaluate")
-    result = step.evaluate(Path(model.path), Path(dataset.path), names, progress=progress)
+    names, measures, progress = step.parse_strategies(strategies), parse_measures(gate_measures), Progress("evaluate")
+    folders, rival = (Path(model.path), Path(dataset.path)), fetch_champion(champion)
+    result = step.evaluate(*folders, names, progress=progress, measures=measures, champion=rival)
     step.write_evaluation(result, curves, training, Path(evaluation.path))
     shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
     metrics.metadata.update(result.candidate_metrics())

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from components.evaluate.floors import measure_floors
 from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
+from components.register.aliases import CHAMPION
 from model.errors import InputError
 from model.fuser import Fuser
 from model.methods import CLASSICAL, METHODS, Fuse, Resources, strategy_title
@@ -28,6 +30,23 @@ from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 DECIMALS = 6
 # What the step's table shows: cheap enough to judge every method on every pair, few enough to read on a phone.
 REPORTED = ("psnr", "ssim", "mi", "fmi_edge", "en", "scd", "vif", "qabf")
+
+
+Kind = Literal["network", "champion", "baseline"]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The current champion of the registry: its version there, and the model itself."""
+
+    version: str
+    fuser: Fuser
+
+    @property
+    def title(self) -> str:
+        """What it is called in the table."""
+        return f"Champion, version {self.version}"
 
 
 @dataclass(frozen=True)
@@ -46,8 +65,13 @@ class MethodResult:
 
     name: str
     title: str
-    kind: Literal["network", "baseline"]
+    kind: Kind
     per_pair: dict[str, list[float]]
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Its row of the table as plain JSON values, with the means of the measures named."""
+        means = {name: self.mean(name) for name in names}
+        return {"name": self.name, "title": self.title, "kind": self.kind, "means": means, "per_pair": self.per_pair}
 
     def mean(self, name: str) -> float:
         """Mean of a measure over the pairs."""
@@ -60,7 +84,8 @@ class Evaluation:
 
     `splits` counts the pairs and subjects of each split, `batchnorm` is whose statistics the network used, `synthetic`
     says that the pairs come with a ground truth, which only the phantom has, `colour` that the first modality is in
-    colour, of which the luma is fused and measured.
+    colour, of which the luma is fused and measured. `floors` is what `measure_floors` found of the candidate,
+    `champion` the version of the current champion where it is one of the methods.
     """
 
     dataset_version: str
@@ -75,6 +100,8 @@ class Evaluation:
     candidate: str
     methods: list[MethodResult]
     pictures: list[Picture]
+    floors: dict[str, Any]
+    champion: str | None = None
     colour: bool = False
     protocol: str = "standard"
     headline: str = "qabf"
@@ -104,16 +131,8 @@ class Evaluation:
             "subjects": self.subjects,
             "measures": [asdict(column) for column in self.measures],
             "candidate": self.candidate,
-            "methods": [
-                {
-                    "name": method.name,
-                    "title": method.title,
-                    "kind": method.kind,
-                    "means": {name: method.mean(name) for name in names},
-                    "per_pair": method.per_pair,
-                }
-                for method in self.methods
-            ],
+            "champion": self.champion,
+            "methods": [method.to_dict(names) for method in self.methods],
         }
 
 
@@ -133,41 +152,38 @@ def evaluate(
     packed_folder: Path,
     strategies: Sequence[str],
     batch: int = 8,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
+    measures: Sequence[str] = (),
+    champion: Champion | None = None,
 ) -> Evaluation:
     """Fuse and measure every test pair by the network, once for each strategy, and by every classical method.
 
-    The first strategy is the candidate: the row that is to be registered. `progress` is told the pairs done and their
-    total after every batch. InputError where a strategy is unknown, the test split is empty, or a value is not finite.
+    The first strategy is the candidate: the row that is to be registered. `measures` are judged beside those that are
+    reported always; the current `champion` takes part like any other method. `progress` is told the pairs done and
+    their total after every batch. InputError where a strategy or measure is unknown, the test split is empty, or a
+    value is not finite.
     """
     _check_strategies(strategies)
-    pairs = PackedPairs.open(packed_folder, "test").verified()
-    if not len(pairs):
-        raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
+    names = _measures(measures)
+    pairs = _test_pairs(packed_folder)
     loaded = Fuser.load(model_folder)
-    # The packed images are normalised already.
-    fuser = Fuser(loaded.network, replace(loaded.config, levels=None))
+    fuser = _as_packed(loaded)
     titles = {f"network-{name}": f"This network, {strategy_title(name)}" for name in strategies}
-    baselines = {name: METHODS[name].load(Resources()) for name in CLASSICAL}
-    titles |= {name: METHODS[name].title for name in baselines}
+    kinds: dict[str, Kind] = dict.fromkeys(titles, "network")
+    others = {name: METHODS[name].load(Resources()) for name in CLASSICAL}
+    if champion:
+        titles[CHAMPION] = champion.title
+        kinds[CHAMPION] = "champion"
+        others[CHAMPION] = _as_packed(champion.fuser)
+    titles |= {name: METHODS[name].title for name in CLASSICAL}
+
+    def fuse(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        fused = {f"network-{name}": image for name, image in fuser.fuse_each(a, b, strategies).items()}
+        return fused | {name: method(a, b) for name, method in others.items()}
+
     lesions = both_lesions(packed_folder)
     shown = choose(pairs.entries, lesions)
-    values: dict[str, dict[str, list[float]]] = {name: {key: [] for key in REPORTED} for name in titles}
-    kept: dict[str, dict[int, np.ndarray]] = {name: {} for name in titles}
-    for start in range(0, len(pairs), batch):
-        indices = list(range(start, min(start + batch, len(pairs))))
-        a, b = pairs.batch(indices)
-        fusions = {f"network-{name}": fused for name, fused in fuser.fuse_each(a, b, strategies).items()}
-        fusions |= {name: fuse(a, b) for name, fuse in baselines.items()}
-        for name, fused in fusions.items():
-            for key, measured in measure(a, b, fused, REPORTED).items():
-                numbers = _per_image(measured)
-                _check_finite(numbers, f"{key} of {name}", pairs.entries[start : start + batch])
-                values[name][key] += numbers
-            kept[name] |= {index: _to_bytes(fused[index - start, 0]) for index in shown if index in indices}
-        if progress:
-            progress(indices[-1] + 1, len(pairs), f"pairs, {len(titles)} methods")
-
+    values, kept = _judge(pairs, fuse, list(titles), names, shown, batch, progress)
     return Evaluation(
         dataset_version=pairs.index["dataset_version"],
         collection=pairs.index["collection"],
@@ -178,17 +194,72 @@ def evaluate(
         batchnorm=fuser.batchnorm,
         pairs=[str(entry["name"]) for entry in pairs.entries],
         subjects=[str(subject) for subject in pairs.subjects],
-        measures=[_column(name) for name in REPORTED],
+        measures=[_column(name) for name in names],
         candidate=next(iter(titles)),
+        champion=champion.version if champion else None,
         methods=[
-            MethodResult(name, title, "baseline" if name in baselines else "network", values[name])
-            for name, title in titles.items()
+            MethodResult(name, title, kinds.get(name, "baseline"), values[name]) for name, title in titles.items()
         ],
         pictures=[
-            take(pairs, position, lesions, kept, _shares(fuser, strategies, baselines, *pairs.batch([position])))
+            take(pairs, position, lesions, kept, _shares(fuser, strategies, others, *pairs.batch([position])))
             for position in shown
         ],
+        floors=measure_floors(loaded, pairs.index["collection"], strategies[0]),
     )
+
+
+def judge_champion(champion: Champion, packed_folder: Path, measures: Sequence[str], batch: int = 8) -> MethodResult:
+    """The champion's values of the measures on every test pair; InputError as `evaluate` raises it."""
+    pairs, fuser = _test_pairs(packed_folder), _as_packed(champion.fuser)
+    values, _ = _judge(pairs, lambda a, b: {CHAMPION: fuser.fuse(a, b)}, [CHAMPION], measures, [], batch, None)
+    return MethodResult(CHAMPION, champion.title, "champion", values[CHAMPION])
+
+
+def _measures(more: Sequence[str]) -> list[str]:
+    """Those reported always and `more`, in the order of all there are."""
+    unknown = [name for name in more if name not in MEASURES]
+    if unknown:
+        raise InputError(f"unknown measure {', '.join(unknown)}: choose from {', '.join(MEASURES)}")
+    extra = [name for name in MEASURES if name in more and name not in REPORTED]
+    return [*REPORTED, *extra]
+
+
+def _test_pairs(packed_folder: Path) -> PackedPairs:
+    pairs = PackedPairs.open(packed_folder, "test").verified()
+    if not len(pairs):
+        raise InputError(f"no test pairs in {packed_folder}: hold out at least one subject when preprocessing")
+    return pairs
+
+
+def _as_packed(fuser: Fuser) -> Fuser:
+    """The fuser for packed images, which are normalised already."""
+    return Fuser(fuser.network, replace(fuser.config, levels=None))
+
+
+def _judge(
+    pairs: PackedPairs,
+    fuse: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    methods: Sequence[str],
+    names: Sequence[str],
+    shown: Sequence[int],
+    batch: int,
+    progress: Progress | None,
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[int, np.ndarray]]]:
+    """Every method's values of the measures on each pair, and its fused image of the pairs at the positions `shown`."""
+    values: dict[str, dict[str, list[float]]] = {method: {name: [] for name in names} for method in methods}
+    kept: dict[str, dict[int, np.ndarray]] = {method: {} for method in methods}
+    for start in range(0, len(pairs), batch):
+        indices = list(range(start, min(start + batch, len(pairs))))
+        a, b = pairs.batch(indices)
+        for method, fused in fuse(a, b).items():
+            for name, measured in measure(a, b, fused, names).items():
+                numbers = _per_image(measured)
+                _check_finite(numbers, f"{name} of {method}", pairs.entries[start : start + batch])
+                values[method][name] += numbers
+            kept[method] |= {index: _to_bytes(fused[index - start, 0]) for index in shown if index in indices}
+        if progress:
+            progress(indices[-1] + 1, len(pairs), f"pairs, {len(methods)} methods")
+    return values, kept
 
 
 def read_training(model_folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -204,7 +275,11 @@ def read_training(model_folder: Path) -> tuple[list[dict[str, Any]], dict[str, A
 def write_evaluation(
     evaluation: Evaluation, curves: Sequence[dict[str, Any]], training: dict[str, Any], folder: Path
 ) -> None:
-    """Write `table.json`, `table.csv` (means), `per_pair.csv` (one value a row) and `report.html` into the folder."""
+    """Write the evaluation into the folder.
+
+    `table.json`, `table.csv` (means), `per_pair.csv` (one value a row), `floors.json` (what the gate asks beside them;
+    its seconds are of this machine) and `report.html`.
+    """
     names = [column.name for column in evaluation.measures]
     means = [[m.name, m.title, m.kind, *(m.mean(name) for name in names)] for m in evaluation.methods]
     long = [
@@ -215,6 +290,7 @@ def write_evaluation(
     ]
     texts = {
         "table.json": json.dumps(evaluation.to_dict(), indent=1) + "\n",
+        "floors.json": json.dumps(evaluation.floors, indent=1) + "\n",
         "table.csv": csv_text(["method", "title", "kind", *names], means),
         "per_pair.csv": csv_text(["method", "measure", "name", "value"], long),
         "report.html": render_report(evaluation, curves, training),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from components.evaluate.curves import draw_curve
 from components.evaluate.page import ARROWS, counted, number, raised, render
 from components.evaluate.pictures import for_page
 from components.evaluate.viewer.scene import scene_of_pictures
+from components.register.aliases import CHAMPION
 
 if TYPE_CHECKING:
     from components.evaluate.evaluation import Evaluation, MethodResult
@@ -57,7 +59,7 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
         columns=[_column(evaluation, column.name) for column in evaluation.measures],
         groups=_groups(evaluation),
         headline=_headline(evaluation),
-        rivals=[_rival(evaluation, name) for name in ("average", "maximum") if _has(evaluation, name)],
+        rivals=[_rival(evaluation, name) for name in ("average", "maximum", CHAMPION) if _has(evaluation, name)],
         perceptual=str(training.get("perceptual", "unknown")),
         pictures=[for_page(picture, titles, evaluation.candidate) for picture in evaluation.pictures],
         pair_values=values,
@@ -112,10 +114,10 @@ def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
             cells.append({"mean": number(mean, decimals), "deviation": deviation, "best": is_best})
         return {"title": method.title, "candidate": method.name == evaluation.candidate, "cells": cells}
 
-    titles = {"network": "The trained network", "baseline": "Baselines"}
+    titles = {"network": "The trained network", "champion": "The model to succeed", "baseline": "Baselines"}
     return [
-        {"title": title, "rows": [row(method) for method in evaluation.methods if method.kind == kind]}
-        for kind, title in titles.items()
+        {"title": titles[kind], "rows": [row(method) for method in methods]}
+        for kind, methods in groupby(evaluation.methods, key=lambda method: method.kind)
     ]
 
 
@@ -178,18 +180,19 @@ def _settings(evaluation: Evaluation, training: dict[str, Any]) -> list[tuple[st
             )
         )
     rows += [("Measures", f"{evaluation.protocol} protocol"), ("BatchNorm statistics", evaluation.batchnorm)]
-    rows += [(label, _plain(training[key])) for key, label in SETTINGS.items() if key in training]
+    rows += [(label, plain(training[key])) for key, label in SETTINGS.items() if key in training]
     if training.get("dataset_version", evaluation.dataset_version) != evaluation.dataset_version:
         rows.append(("Trained on another dataset version", str(training["dataset_version"])))
     known = {*SETTINGS, "dataset_version", "libraries"}
-    rows += [(key.replace("_", " ").capitalize(), _plain(value)) for key, value in training.items() if key not in known]
+    rows += [(key.replace("_", " ").capitalize(), plain(value)) for key, value in training.items() if key not in known]
     rows += [(f"Library {name}", str(version)) for name, version in training.get("libraries", {}).items()]
     return rows
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A setting as text to read: numbers short, what holds several as a list of them."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)

@@ -36,7 +36,7 @@ def pack(
     """
     facts = json.loads((dataset / "dataset.json").read_text())
     collection, modalities, preparation = facts["collection"], facts["modalities"], preparation or Preparation()
-    entries = _entries(dataset / "manifest.csv", modalities[0])
+    entries = _entries(dataset / "manifest.csv", modalities)
     splits = split_pairs(entries, split, seed, collection)
     source = Source.of(dataset, collection, modalities, entries[0]["name"], preparation)
     if preparation.normalise == "percentile":
@@ -49,6 +49,7 @@ def pack(
         _pack_truth(dataset / collection / "truth", splits["test"], source, partial)
         index = {
             "dataset_version": facts["version"],
+            "source": facts["source"],
             "collection": collection,
             "modalities": modalities,
             "height": source.size[0],
@@ -112,15 +113,28 @@ def _write_splits(source: Source, splits: dict[str, list[Entry]], target: Path, 
     return shards
 
 
-def _entries(manifest: Path, modality: str) -> list[Entry]:
-    """The pairs in order of subject and slice; every image has its partner, as validation made sure."""
-    with manifest.open(newline="") as stream:
-        entries = [
-            {"name": row["name"], "subject": row["subject"], "slice": int(row["slice"])}
-            for row in csv.DictReader(stream)
-            if row["modality"] == modality
-        ]
+def _entries(manifest: Path, modalities: list[str]) -> list[Entry]:
+    """The pairs in order of subject and slice; every image has its partner, as validation made sure.
+
+    Each tells the MD5 of its two images' files, by which an image is known again under another name.
+    """
+    first, second = modalities
+    partners = {row["name"]: row["md5"] for row in _rows(manifest, second)}
+    entries = [
+        {
+            "name": row["name"],
+            "subject": row["subject"],
+            "slice": int(row["slice"]),
+            "md5": [row["md5"], partners[row["name"]]],
+        }
+        for row in _rows(manifest, first)
+    ]
     return sorted(entries, key=lambda entry: (entry["subject"], entry["slice"]))
+
+
+def _rows(manifest: Path, modality: str) -> Iterator[dict[str, str]]:
+    with manifest.open(newline="") as stream:
+        yield from (row for row in csv.DictReader(stream) if row["modality"] == modality)
 
 
 def _write_index(path: Path, index: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -12,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.gate import HEADLINE, Verdict, image_set, judge, method
+from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
 from components.tracking import RUN_FILE, latest_steps
 from model.errors import InputError
 
@@ -23,18 +24,34 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
 SPEEDS = ("seconds", "images_per_second")
+PAIR = ("name", "subject", "slice", "md5")
 BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
 METRICS_A_REQUEST = 1000
 STATISTICS_FILE = "data_statistics.json"
+SPLIT_FILE = "split.json"
+IMAGE_VARIABLE = "ATLAS_FUSION_IMAGE"
+RUN_VARIABLE = "FUSION_PIPELINE_RUN"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from beyond what its own folder tells: the profile and the code that ran."""
+    """Where a model comes from beyond what its own folder tells: the profile and the code that ran.
+
+    `pipeline_run` is the id of the run in Kubeflow, or the name of its folder here; `image` is the container image by
+    its digest. Either is "" where it is not known.
+    """
 
     profile: str
     git_commit: str
     code_version: str
+    pipeline_run: str = ""
+    image: str = ""
+
+    @classmethod
+    def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str) -> Origin:
+        """The origin of what runs in this environment, which names the image, and the run's folder if it has one."""
+        run = os.environ.get(RUN_VARIABLE) or pipeline_run
+        return cls(profile, git_commit, code_version, run, os.environ.get(IMAGE_VARIABLE, ""))
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ class Judged:
     table: dict[str, Any]
     index: dict[str, Any]
     statistics: dict[str, Any] | None
+    floors: dict[str, Any] | None
+    packed: Path
 
     @classmethod
     def read(cls, folder: Path, evaluation: Path, packed: Path, validation: Path | None = None) -> Judged:
@@ -67,16 +86,44 @@ class Judged:
         config, training, curves = (_read(folder / f"{name}.json") for name in ("config", "training", "curves"))
         config["strategy"] = table["candidate"].removeprefix("network-")
         statistics = _read(validation).get("statistics") if validation else None
-        return cls(folder, evaluation, config, training, curves, table, index, statistics)
+        # An evaluation from before there were floors has none.
+        floors = _read(evaluation / "floors.json") if (evaluation / "floors.json").exists() else None
+        return cls(folder, evaluation, config, training, curves, table, index, statistics, floors, packed)
 
     @property
     def inputs(self) -> list[str]:
         """The names of the model's two inputs: its modalities, such as ct and mri."""
         return [str(modality).lower() for modality in self.index["modalities"]]
 
-    def verdict(self, champion: Mapping[str, Any] | None) -> Verdict:
-        """The gate's verdict on the candidate beside the current champion."""
-        return judge(self.table, champion, {entry["subject"] for entry in self.index["splits"]["train"]})
+    def verdict(self, rules: Rules, champion: str | None) -> Verdict:
+        """The gate's verdict on the candidate beside the current champion, a version."""
+        trained_on = {entry["subject"] for entry in self.index["splits"]["train"]}
+        return judge(self.table, self.floors, rules, champion, trained_on)
+
+    def split(self) -> dict[str, Any]:
+        """Every pair that training, validation and test saw, with its subject and the MD5 of its two images' files.
+
+        A split that the packed dataset cannot tell, since the training saw another one, is None, and `unknown` says so.
+        """
+        facts = {key: self.index.get(key) for key in ("dataset_version", "collection", "modalities", "source")}
+        splits: dict[str, list[dict[str, Any]] | None] = {
+            name: [{key: entry[key] for key in PAIR if key in entry} for entry in entries]
+            for name, entries in self.index["splits"].items()
+        }
+        if why := self._trained_elsewhere():
+            splits |= {"train": None, "validation": None}
+        return facts | {"split": self.index.get("split", {}), "splits": splits, "unknown": why}
+
+    def _trained_elsewhere(self) -> str:
+        """What tells that the model was trained on other pairs than those of the packed dataset; "" for nothing."""
+        subjects = {
+            name: sorted({entry["subject"] for entry in entries}) for name, entries in self.index["splits"].items()
+        }
+        here = {key: self.index.get(key) for key in ("dataset_version", "collection", "split")} | {"subjects": subjects}
+        for key, value in here.items():
+            if key in self.training and value is not None and self.training[key] != value:
+                return f"it was trained on another {key.replace('_', ' ').replace('subjects', 'set of subjects')}"
+        return ""
 
     def tags(self, origin: Origin) -> dict[str, str]:
         """The lineage of the model version, for its tags."""
@@ -92,8 +139,8 @@ class Judged:
         }
 
 
-def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict) -> ModelInfo:
-    """Log everything into the active run, the model last but for the metrics that belong to it.
+def log_run(client: MlflowClient, run_id: str, judged: Judged) -> ModelInfo:
+    """Log everything but the verdict into the active run, the model last but for the metrics that belong to it.
 
     The run may be the training's own: parameters and points of curves that it has already stay as they are.
     """
@@ -104,7 +151,7 @@ def log_run(client: MlflowClient, run_id: str, judged: Judged, verdict: Verdict)
     mlflow.log_params({name: value for name, value in parameters.items() if name not in there.params})
     mlflow.log_artifacts(str(judged.evaluation))
     mlflow.log_artifact(str(judged.folder / "curves.json"))
-    mlflow.log_dict(asdict(verdict), "gate.json")
+    mlflow.log_dict(judged.split(), SPLIT_FILE)
     if judged.statistics:
         mlflow.log_dict(judged.statistics, STATISTICS_FILE)
     client.log_inputs(run_id, [_dataset(judged)])

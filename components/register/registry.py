@@ -7,10 +7,12 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.register.aliases import CHAMPION
+from components.register.gate import Rules, Verdict, markdown, without_champion
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.tracking import connected, experiment_id, find_run, noted_run, shown
 from model.errors import InputError
@@ -26,17 +28,13 @@ ABOUT = (
 )
 
 
-# The tag of a version that says its alias was set, by the gate's word.
-GATE_TAG = "gate"
-
-
 @dataclass(frozen=True)
 class Registration:
     """A version in the registry: how to load it (`uri`), the aliases it has, and what the gate said of it.
 
-    `promoted`, `reason` and `checks` are the gate's word when the version was made; `aliases` are today's, since
-    another version may have taken its place. `already_registered` says that the same weights with the same evaluation
-    were there before, so nothing was added.
+    `promoted`, `reason`, `checks` and `over` (the champion it was judged against) are the gate's word when the version
+    was made; `aliases` are today's, since another version may have taken its place. `already_registered` says that the
+    same weights with the same evaluation were there before, so nothing was added.
     """
 
     model_name: str
@@ -49,6 +47,7 @@ class Registration:
     already_registered: bool
     tracking_uri: str
     aliases: list[str]
+    over: str = ""
 
     @property
     def standing(self) -> str:
@@ -67,8 +66,12 @@ def register(
     tracking_uri: str = "",
     artifact_folder: Path | None = None,
     validation: Path | None = None,
+    rules: Rules | None = None,
 ) -> Registration:
     """Log a trained and judged model as one MLflow run and one model version, and promote it if the gate lets it.
+
+    The gate judges by `rules` (default: Rules()) and beside the champion of that moment, which is measured on the same
+    pairs if the evaluation does not hold it.
 
     The run is the training's own, with its live curves, where `folder` names it in `mlflow_run.json` and this MLflow
     has it; a new one otherwise. The version becomes `champion` (the one before it `previous`) or `challenger`. The same
@@ -77,20 +80,22 @@ def register(
     beside the database); a server decides for itself. The statistics in the report `validation` are logged with it, for
     later data to be compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
     """
+    from components.register.promotion import judge_beside, log_verdict
     from model.fuser import weights_sha256
 
     check_names(model_name, experiment)
     judged = Judged.read(folder, evaluation, packed, validation)
-    identity = {"weights_sha256": weights_sha256(folder), "table_md5": _md5(judged.table)}
+    # Of one model there is one version, whoever is champion when it is judged again.
+    identity = {"weights_sha256": weights_sha256(folder), "table_md5": _md5(without_champion(judged.table))}
     with connected(tracking_uri) as client:
         import mlflow
 
+        rules = rules or Rules()
         if found := _find(client, model_name, identity):
-            return _finish(client, found, already_registered=True)
-        champion = _champion(client, model_name)
-        verdict = judged.verdict({"version": champion.version, **champion.tags} if champion else None)
-        tags, description = identity | judged.tags(origin), card(judged, verdict)
-        taken_over = _training_run(client, folder)
+            return _finish(client, found, judged, rules, already_registered=True)
+        verdict = judge_beside(client, model_name, judged, rules)
+        tags, description = identity | judged.tags(origin) | {"parent": verdict.over}, card(judged, verdict)
+        taken_over = _training_run(client, folder) or _run_cut_short(client, experiment, identity)
         with mlflow.start_run(
             run_id=taken_over,
             experiment_id=None if taken_over else experiment_id(client, experiment, artifact_folder),
@@ -98,7 +103,8 @@ def register(
             tags=tags | {"mlflow.source.git.commit": origin.git_commit},
             description=description,
         ) as active:
-            logged = log_run(client, active.info.run_id, judged, verdict)
+            logged = log_run(client, active.info.run_id, judged)
+            log_verdict(client, active.info.run_id, verdict)
             _ensure_model(client, model_name, judged.inputs)
             made = client.create_model_version(
                 model_name,
@@ -108,7 +114,13 @@ def register(
                 description=description,
                 model_id=logged.model_id,
             )
-            return _finish(client, made, already_registered=False)
+            return _finish(client, made, judged, rules, already_registered=False)
+
+
+def champion_version(model_name: str, tracking_uri: str = "") -> ModelVersion | None:
+    """The version that is champion, None if there is none."""
+    with connected(tracking_uri) as client:
+        return _champion(client, model_name)
 
 
 def champion_statistics(model_name: str, tracking_uri: str = "") -> tuple[str, dict[str, Any] | None]:
@@ -141,13 +153,8 @@ def summarise(made: Registration) -> str:
         "",
         f"Load it as `{made.uri}` from {made.tracking_uri} (run {made.run_id}).",
         "",
-        "| Check | Candidate | Other | Passed |",
-        "|---|---:|---:|---|",
+        *markdown(made.checks),
     ]
-    for check in made.checks:
-        candidate, other = ("-" if check[key] is None else f"{check[key]:g}" for key in ("candidate", "other"))
-        passed = ("yes" if check["passed"] else "no") + ("" if check["required"] else " (information only)")
-        lines.append(f"| {check['name']} | {candidate} | {other} | {passed} |")
     return "\n".join(lines) + "\n"
 
 
@@ -163,13 +170,19 @@ def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
     if not match:
         raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
     with connected(tracking_uri) as client:
-        version = _version(client, *match.groups())
-        digest = version.tags.get("weights_sha256", "")
-        if not digest:
-            raise InputError(f"{uri} was not registered by this program; choose another version")
-        target = cache / f"{version.name}-{version.version}-{digest[:12]}"
-        if not target.exists():
-            _download(version, target)
+        return fetch(client, cache, *match.groups())
+
+
+def fetch(client: MlflowClient, cache: Path, name: str, number: str | None, alias: str | None = None) -> Path:
+    """The local model folder of a version by number or alias, see `resolve_model`."""
+    version = _version(client, name, number, alias)
+    digest = version.tags.get("weights_sha256", "")
+    if not digest:
+        uri = f"models:/{name}/{version.version}"
+        raise InputError(f"{uri} was not registered by this program; choose another version")
+    target = cache / f"{version.name}-{version.version}-{digest[:12]}"
+    if not target.exists():
+        _download(version, target)
     return target
 
 
@@ -189,7 +202,7 @@ def _versions(client: MlflowClient, name: str) -> list[int]:
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
     models = client.search_registered_models(f"name = '{name}'")
-    version = models[0].aliases.get("champion") if models else None
+    version = models[0].aliases.get(CHAMPION) if models else None
     return client.get_model_version(name, version) if version else None
 
 
@@ -207,15 +220,23 @@ def _version(client: MlflowClient, name: str, number: str | None, alias: str | N
     return client.get_model_version(name, chosen)
 
 
-def _finish(client: MlflowClient, version: ModelVersion, already_registered: bool) -> Registration:
+def _finish(
+    client: MlflowClient, version: ModelVersion, judged: Judged, rules: Rules, already_registered: bool
+) -> Registration:
     import mlflow
 
-    verdict = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json")
+    from components.register.card import log_card
+    from components.register.promotion import GATE_TAG, conclude, judge_beside, settle
+
+    verdict = Verdict(**mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json"))
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
     if GATE_TAG not in version.tags:
-        _set_aliases(client, version.name, version.version, verdict["promoted"])
-        client.set_model_version_tag(version.name, version.version, GATE_TAG, _word(verdict["promoted"]))
+        verdict = settle(client, version, verdict, lambda: judge_beside(client, version.name, judged, rules))
+        log_card(client, version, judged, verdict)
+        conclude(client, version, verdict, card(judged, verdict))
         version = client.get_model_version(version.name, version.version)
+    if already_registered and client.get_run(version.run_id).info.status != "FINISHED":
+        client.set_terminated(version.run_id)
     return Registration(
         model_name=version.name,
         version=str(version.version),
@@ -224,12 +245,8 @@ def _finish(client: MlflowClient, version: ModelVersion, already_registered: boo
         already_registered=already_registered,
         tracking_uri=shown(client.tracking_uri),
         aliases=sorted(version.aliases),
-        **verdict,
+        **asdict(verdict),
     )
-
-
-def _word(promoted: bool) -> str:
-    return "promoted" if promoted else "refused"
 
 
 def _training_run(client: MlflowClient, folder: Path) -> str | None:
@@ -248,18 +265,19 @@ def _training_run(client: MlflowClient, folder: Path) -> str | None:
     return None
 
 
+def _run_cut_short(client: MlflowClient, experiment: str, identity: Mapping[str, str]) -> str | None:
+    """The run of an earlier registration of the same that ended before it made its version, to go on with."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    condition = " AND ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
+    runs = [run.info.run_id for run in client.search_runs([found.experiment_id], condition)]
+    return next((run for run in runs if not client.search_model_versions(f"run_id = '{run}'", max_results=1)), None)
+
+
 def _ensure_model(client: MlflowClient, name: str, inputs: list[str]) -> None:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=ABOUT.format(*map(str.upper, inputs), *inputs))
-
-
-def _set_aliases(client: MlflowClient, name: str, version: str, promoted: bool) -> None:
-    if not promoted:
-        client.set_registered_model_alias(name, "challenger", version)
-        return
-    if champion := _champion(client, name):
-        client.set_registered_model_alias(name, "previous", champion.version)
-    client.set_registered_model_alias(name, "champion", version)
 
 
 def _download(version: ModelVersion, target: Path) -> None:

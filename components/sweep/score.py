@@ -16,8 +16,7 @@ from model.pairs import PackedPairs
 SPLIT = "validation"
 BATCH = 8
 DEFAULT_MEASURE = "qabf"
-"""The gate asks for it before a model may become the champion, it judges the fused image (the loss judges single
-images, by weights that a search may change), and it needs no truth."""
+"""It judges the fused image (the loss judges single images, by weights that a search may change) and needs no truth."""
 
 
 def check_measure(name: str) -> None:

@@ -48,6 +48,7 @@ def page_text():
         candidate="network-sfnn",
         methods=[MethodResult(n, t, "network" if n[0] == "n" else "baseline", values) for n, t in METHODS.items()],
         pictures=pictures,
+        floors={"lesions": None, "seconds": 0.1},
     )
     losses = {"total": 0.3, "l2": 0.1, "gradient": 0.5, "perceptual": 0.5}
     curves = [{"epoch": epoch, "train": losses, "validation": losses} for epoch in range(1, 4)]

@@ -17,13 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl, local
 
+from components.evaluate import floors
 from components.evaluate.component import evaluate as component
 from components.evaluate.curves import HEIGHT, WIDTH, draw_curve
-from components.evaluate.evaluation import REPORTED, evaluate, parse_strategies, read_training, write_evaluation
+from components.evaluate.evaluation import (
+    REPORTED,
+    Champion,
+    evaluate,
+    judge_champion,
+    parse_strategies,
+    read_training,
+    write_evaluation,
+)
 from components.evaluate.pictures import choose
 from components.evaluate.report import render_report
+from components.ingest.phantom import PhantomConfig
 from model.errors import InputError
-from model.fuser import Fuser
+from model.fuser import Fuser, FuserConfig
 from model.images import join_bytes
 from model.methods import CLASSICAL, METHODS, Resources
 from model.metrics import measure
@@ -33,10 +43,18 @@ from model.shards import write_shards
 from model.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FILES = {"table.json", "table.csv", "per_pair.csv", "report.html"}
+FILES = {"table.json", "table.csv", "per_pair.csv", "floors.json", "report.html"}
 LOSSES = {"total": 0.3, "l2": 0.1, "gradient": 0.5, "perceptual": 0.5}
 CURVES = [{"epoch": epoch, "step": epoch, "train": LOSSES, "validation": LOSSES} for epoch in (1, 2)]
 TRAINING = {"seed": 7, "epochs": 2, "perceptual": "random", "processes": 1, "libraries": {"torch": "2"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_phantom():
+    """One small head for the floors, to save time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(floors, "HEADS", PhantomConfig(subjects=1, slices=4, size=64, seed=20))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +134,46 @@ def test_the_same_input_gives_the_same_bytes(trained, packed, written, tmp_path)
     again = evaluate(trained, packed, ["fer", "sfnn"], batch=1)
     write_evaluation(again, CURVES, TRAINING, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
-    for name in FILES:
+    for name in FILES - {"floors.json"}:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_the_champion_takes_part_with_its_own_weights_and_strategy(packed, trained):
+    torch.manual_seed(1)
+    champion = Champion("3", Fuser(FusionNetwork(), FuserConfig("maximum", levels=((0, 0.5), (0.1, 0.3)))))
+    judged = evaluate(trained, packed, ["fer"], champion=champion, measures=["vif", "sf"])
+    table = judged.to_dict()
+    assert [row["name"] for row in table["methods"]] == ["network-fer", "champion", *CLASSICAL]
+    assert table["champion"] == "3" and judged.method("champion").title == "Champion, version 3"
+    assert [column.name for column in judged.measures] == [*REPORTED, "sf"]
+    a, b = PackedPairs.open(packed, "test").batch(slice(None))
+    # The packed pairs are normalised already, as the candidate's data is, so its levels change nothing.
+    fused = Fuser(champion.fuser.network, FuserConfig("maximum")).fuse(a, b)
+    expected = measure(a, b, fused, ["vif"])["vif"]["mean"].tolist()
+    assert judged.method("champion").per_pair["vif"] == pytest.approx(expected, abs=2e-5)
+    alone = judge_champion(champion, packed, [column.name for column in judged.measures])
+    assert alone.kind == "champion"
+    for name, values in judged.method("champion").per_pair.items():
+        assert alone.per_pair[name] == pytest.approx(values, abs=2e-5)
+    page = render_report(judged, CURVES, TRAINING)
+    assert "The model to succeed" in page and "Champion, version 3" in page
+    assert "champion, version 3 (better on" in summary(judged)
+
+
+def test_an_unknown_measure_of_the_gate_is_refused(trained, packed):
+    with pytest.raises(InputError, match="unknown measure beauty: choose from"):
+        evaluate(trained, packed, ["fer"], measures=["beauty"])
+
+
+def test_the_floors_are_the_lesions_kept_and_the_time_taken(trained, packed, written, tmp_path):
+    found = json.loads((written / "floors.json").read_text())
+    assert set(found["lesions"]) == {"CT", "MRI"} and all(0 <= kept <= 1 for kept in found["lesions"].values())
+    assert found["seconds"] > 0
+    slices = list(floors.phantom_slices(floors.HEADS))
+    fuser = Fuser.load(trained)
+    kept = floors.lesions_kept(lambda ct, mr: fuser.fuse_each(ct, mr, ["fer"]), slices)["fer"]
+    assert found["lesions"]["MRI"] == pytest.approx(np.mean(kept["mri_lesion"]), abs=1e-5)
+    assert floors.measure_floors(fuser, "PET-MRI", "fer")["lesions"] is None
 
 
 def test_progress_counts_the_pairs(trained, packed):
@@ -296,7 +352,7 @@ def test_the_component_writes_the_folder_the_metrics_and_the_page(trained, packe
     folder, metrics = dsl.Dataset(uri=str(tmp_path / "evaluation")), dsl.Metrics(uri=str(tmp_path / "metrics"))
     page = dsl.HTML(uri=str(tmp_path / "report.html"))
     inputs = (dsl.Dataset(uri=str(packed)), dsl.Model(uri=str(trained)))
-    component.python_func(*inputs, "fer,sfnn", "code", folder, metrics, page)
+    component.python_func(*inputs, "fer,sfnn", "vif", "", "code", folder, metrics, page)
     table = json.loads((tmp_path / "evaluation" / "table.json").read_text())
     means = {row["name"]: row["means"] for row in table["methods"]}
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == FILES
@@ -317,7 +373,8 @@ def test_the_component_under_the_local_runner(trained, packed, tmp_path, monkeyp
     @dsl.pipeline
     def judged(packed: str, trained: str):
         given = bring(packed=packed, trained=trained).outputs
-        component(dataset=given["dataset"], model=given["model"], strategies="average", code_version="1")
+        asked = {"strategies": "average", "gate_measures": "vif", "champion": ""}
+        component(dataset=given["dataset"], model=given["model"], **asked, code_version="1")
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
@@ -331,7 +388,12 @@ def test_the_component_under_the_local_runner(trained, packed, tmp_path, monkeyp
 def test_the_component_compiles_with_its_interface(tmp_path):
     compiler.Compiler().compile(component, str(tmp_path / "evaluate.json"))
     described = json.loads((tmp_path / "evaluate.json").read_text())["components"]["comp-evaluate"]
-    assert set(described["inputDefinitions"]["parameters"]) == {"strategies", "code_version"}
+    assert set(described["inputDefinitions"]["parameters"]) == {
+        "strategies",
+        "gate_measures",
+        "champion",
+        "code_version",
+    }
     assert set(described["inputDefinitions"]["artifacts"]) == {"dataset", "model"}
     kinds = {n: a["artifactType"]["schemaTitle"] for n, a in described["outputDefinitions"]["artifacts"].items()}
     assert kinds == {"evaluation": "system.Dataset", "metrics": "system.Metrics", "report": "system.HTML"}

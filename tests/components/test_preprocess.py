@@ -14,6 +14,7 @@ from PIL import Image
 
 from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
+from components.ingest.version import file_md5
 from components.preprocess.component import preprocess
 from components.preprocess.packing import pack, summarise
 from components.preprocess.preparation import Preparation, resample
@@ -243,6 +244,16 @@ def test_images_of_other_sizes_are_brought_to_one(dataset, tmp_path):
     assert np.load(tmp_path / "packed" / "test_truth.npz")["bone"].shape == (2, 32, 32)
     again = pack(tmp_path / "dataset", "subject", 0, tmp_path / "again", Preparation(size=32))
     assert again == index
+
+
+def test_the_index_names_each_image_by_the_content_of_its_file(dataset, tmp_path):
+    index = pack(dataset, "subject", 0, tmp_path / "packed")
+    entries = [entry for split in index["splits"].values() for entry in split]
+    for entry in entries:
+        files = [dataset / "CT-MRI" / modality / f"{entry['name']}.png" for modality in ("CT", "MRI")]
+        assert entry["md5"] == [file_md5(path) for path in files]
+    assert len({md5 for entry in entries for md5 in entry["md5"]}) == 2 * len(entries)
+    assert index["source"] == "phantom"
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 12), (11, 20)])

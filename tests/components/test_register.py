@@ -21,6 +21,7 @@ from tests.mlflow_servers import Server, bad_server, free_port, until
 from tests.registered import DATASET, ORIGIN, STATISTICS, Folders, fuse, make_folders, make_table, register, stacks
 
 ROOT = Path(__file__).parents[2]
+RULES = {"gate_measures": "vif", "gate_margin": 0.0, "gate_lesions": 0.5, "gate_seconds": 4.0}
 CONSUMER = """
 import sys, json, mlflow, numpy
 mlflow.set_tracking_uri(sys.argv[1])
@@ -62,7 +63,15 @@ class TestVersion:
         curve = store.client.get_metric_history(run.info.run_id, "loss/validation/gradient")
         assert [(point.step, point.value) for point in curve] == [(20, 0.5), (40, 0.5)]
         files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
-        assert {"report.html", "table.json", "table.csv", "per_pair.csv", "curves.json", "gate.json"} <= files
+        assert {
+            "report.html",
+            "table.json",
+            "table.csv",
+            "per_pair.csv",
+            "curves.json",
+            "gate.json",
+            "gate.md",
+        } <= files
         assert [entry.dataset.digest for entry in run.inputs.dataset_inputs] == [DATASET]
 
     def test_the_inputs_of_another_collection_bear_its_modalities(self, store: SimpleNamespace, tmp_path: Path) -> None:
@@ -118,51 +127,6 @@ class TestVersion:
         capfd.readouterr()
         register(make_folders(tmp_path), store.uri, "silent")
         assert capfd.readouterr() == ("", "")
-
-
-class TestSuccession:
-    def test_the_better_takes_over_and_the_worse_challenges(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        made = {
-            qabf: register(make_folders(tmp_path / str(seed), seed, qabf), store.uri, "heirs")
-            for seed, qabf in enumerate((0.5, 0.55, 0.52))
-        }
-        assert [registration.promoted for registration in made.values()] == [True, True, False]
-        assert "0.5200" in made[0.52].reason and "0.5500" in made[0.52].reason
-        aliases = store.client.get_registered_model("heirs").aliases
-        versions = {alias: str(version) for alias, version in aliases.items()}
-        assert versions == {"previous": "1", "champion": "2", "challenger": "3"}
-        again = register(make_folders(tmp_path / "again", qabf=0.50), store.uri, "heirs")
-        assert (again.version, again.already_registered, again.standing) == ("1", True, "previous")
-
-    def test_an_alias_taken_away_by_hand_stays_away(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        register(make_folders(tmp_path), store.uri, "withdrawn")
-        store.client.delete_registered_model_alias("withdrawn", "champion")
-        again = register(make_folders(tmp_path / "again"), store.uri, "withdrawn")
-        assert (again.version, again.standing) == ("1", "without an alias")
-
-    def test_a_registration_cut_short_is_finished_by_the_next(
-        self, store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any) -> None:
-            raise RuntimeError("power cut")
-
-        folders = make_folders(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(registry, "_set_aliases", fail)
-            with pytest.raises(RuntimeError, match="power cut"):
-                register(folders, store.uri, "cut")
-        (version,) = store.client.search_model_versions("name = 'cut'")
-        assert version.tags["qabf"] == "0.5"
-        assert store.client.get_run(version.run_id).info.status == "FAILED"
-        assert register(folders, store.uri, "cut").already_registered
-        assert store.client.get_model_version_by_alias("cut", "champion").version == version.version
-
-    def test_a_failure_before_the_version_leaves_none(self, store: SimpleNamespace, tmp_path: Path) -> None:
-        folders = make_folders(tmp_path)
-        (folders.model / "weights.safetensors").write_bytes(b"damaged")
-        with pytest.raises(InputError, match="damaged"):
-            register(folders, store.uri, "damaged")
-        assert not store.client.search_model_versions("name = 'damaged'")
 
 
 class TestBadInput:
@@ -229,7 +193,7 @@ def alone(root: str) -> None:
     given = provide(root=root).outputs
     folders = {"dataset": given["packed"], "model": given["model"], "evaluation": given["table"]}
     folders["validation"] = given["report"]
-    names = {"experiment": "fusion", "model_name": "served", "profile": "quick"}
+    names = {"experiment": "fusion", "model_name": "served", "profile": "quick"} | RULES
     component.register(**folders, **names, git_commit="c0ffee", code_version="0.1.0")
 
 
@@ -243,8 +207,9 @@ def run_component(folders: Folders, out: Path) -> dict[str, Any]:
         "registration": dsl.Artifact(uri=str(out / "registration.json")),
         "summary": dsl.Markdown(uri=str(out / "summary.md")),
     }
-    names = {"experiment": "fusion", "model_name": "direct", "profile": "quick"}
-    component.register.python_func(git_commit="c0ffee", code_version="0.1.0", **names, **artifacts)
+    names = {"experiment": "fusion", "model_name": "direct", "profile": "quick"} | RULES
+    code = {"git_commit": "c0ffee", "code_version": "0.1.0", "pipeline_run": "run-1"}
+    component.register.python_func(**code, **names, **artifacts)
     return dict(artifacts["registration"].metadata)
 
 
@@ -258,8 +223,9 @@ class TestComponent:
         assert metadata == {"version": "1", "standing": "champion", "uri": "models:/direct/1"}
         assert (written["model_name"], written["promoted"], written["already_registered"]) == ("direct", True, False)
         assert {"version", "uri", "run_id", "reason", "checks", "tracking_uri"} <= set(written)
+        assert store.client.get_model_version("direct", "1").tags["pipeline_run"] == "run-1"
         summary = (tmp_path / "out" / "summary.md").read_text()
-        assert "direct version 1: champion" in summary and "qabf above maximum" in summary
+        assert "direct version 1: champion" in summary and "vif above maximum" in summary
 
     def test_compiled_it_tells_the_kubeflow_ui_what_its_inputs_are(self, tmp_path: Path) -> None:
         compiler.Compiler().compile(component.register, str(tmp_path / "register.yaml"))

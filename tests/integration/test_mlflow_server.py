@@ -11,7 +11,7 @@ from components.register import registry
 from components.tracking import connected
 from model.errors import InputError
 from tests.components.conftest import Proxy
-from tests.components.test_register import fuse, make_folders, register, stacks
+from tests.registered import fuse, make_folders, make_table, register, stacks
 
 pytestmark = pytest.mark.integration
 
@@ -52,9 +52,11 @@ class Silent(Proxy):
 def test_a_model_goes_through_the_gate_into_the_registry_and_back(keeper, mlflow_server, bucket, tmp_path):
     import mlflow
 
+    champions = {0.5: None, 0.6: ("1", 0.5), 0.45: ("2", 0.6)}
+    tables = [make_table(value, champion=champion) for value, champion in champions.items()]
     first, better, worse = (
-        register(make_folders(tmp_path / str(seed), seed, qabf), mlflow_server.uri, "ct-mri")
-        for seed, qabf in enumerate((0.5, 0.6, 0.45))
+        register(make_folders(tmp_path / str(seed), seed, table=table), mlflow_server.uri, "ct-mri")
+        for seed, table in enumerate(tables)
     )
     assert (first.standing, better.standing, worse.standing) == ("champion", "champion", "challenger")
     with connected("") as client:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from model.statistics import EXACT_UP_TO, bootstrap_interval, holm, sign_flip_test
+from model.statistics import EXACT_RANKS_UP_TO, EXACT_UP_TO, bootstrap_interval, holm, sign_flip_test, signed_rank_test
 
 WHOLE = st.integers(-20, 20).map(float)
 
@@ -114,3 +114,31 @@ def test_holm_lowers_none_and_keeps_the_order(p):
     assert all(raw <= new <= 1 for raw, new in zip(p, adjusted, strict=True))
     assert [adjusted[i] for i in np.argsort(p, kind="stable")] == sorted(adjusted)
     assert min(adjusted) == pytest.approx(min(1, min(p) * len(p)))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, EXACT_RANKS_UP_TO, EXACT_RANKS_UP_TO + 1, 400])
+def test_the_signed_rank_test_is_scipys_where_there_are_no_ties(rows):
+    for seed in range(5):
+        differences = np.random.default_rng([seed, rows]).normal(0.1, 1, rows)
+        exact = "exact" if rows <= EXACT_RANKS_UP_TO else "asymptotic"
+        theirs = stats.wilcoxon(differences, alternative="greater", method=exact, correction=True).pvalue
+        assert signed_rank_test(differences) == pytest.approx(theirs, rel=1e-9)
+
+
+@given(st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=8))
+def test_ties_and_zeros_only_ever_raise_its_p(magnitudes):
+    patterns = product((-1, 1), repeat=len(magnitudes))
+    p = np.array([signed_rank_test(np.multiply(signs, magnitudes)) for signs in patterns])
+    for value in np.unique(p):
+        assert np.mean(p <= value) <= value + 1e-12
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.data())
+def test_larger_differences_never_raise_its_p(differences, data):
+    gains = data.draw(st.lists(st.floats(0, 1), min_size=len(differences), max_size=len(differences)))
+    assert signed_rank_test(np.add(differences, gains)) <= signed_rank_test(differences)
+
+
+def test_no_difference_has_no_significance():
+    assert signed_rank_test([]) == signed_rank_test([0.0] * 20) == 1
+    assert signed_rank_test([0.0] * 80) == pytest.approx(1)

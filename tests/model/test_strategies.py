@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.strategies import lesions_kept, phantom_slices
+from benchmarks.strategies import HEADS
+from components.evaluate.floors import lesions_kept, phantom_slices
 from model.fuser import SHIPPED_MODEL, Fuser
 from model.strategies import DEFAULT_STRATEGY, STRATEGIES, sfnn_weight
 
@@ -155,7 +156,7 @@ def test_local_saliency_beside_a_black_image_gives_the_other(black_first: bool):
 
 def test_the_default_keeps_lesions_of_both_modalities_where_sfnn_loses_those_of_mr():
     fuser = Fuser.load(SHIPPED_MODEL)
-    kept = lesions_kept(lambda ct, mr: fuser.fuse_each(ct, mr, ["sfnn", DEFAULT_STRATEGY]), phantom_slices())
+    kept = lesions_kept(lambda ct, mr: fuser.fuse_each(ct, mr, ["sfnn", DEFAULT_STRATEGY]), phantom_slices(HEADS))
     means = {name: {lesion: sum(values) / len(values) for lesion, values in row.items()} for name, row in kept.items()}
     assert min(means[DEFAULT_STRATEGY].values()) >= 0.8
     assert means[DEFAULT_STRATEGY]["mri_lesion"] > means["sfnn"]["mri_lesion"] + 0.2

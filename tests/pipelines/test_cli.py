@@ -24,7 +24,7 @@ def test_every_pipeline_parameter_is_an_option_of_run(fusion, monkeypatch):
             assert f"--{name.replace('_', '-')} " in said, name
 
 
-@pytest.mark.parametrize("group", [(), ("data",), ("weights",)])
+@pytest.mark.parametrize("group", [(), ("data",), ("models",), ("weights",)])
 def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatch, group):
     monkeypatch.setenv("COLUMNS", "80")
     commands = fusion(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
@@ -60,6 +60,13 @@ def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path, pipe
     first = (tmp_path / "first.yaml").read_bytes()
     assert first == (tmp_path / "second.yaml").read_bytes()
     assert first == (ROOT / "pipelines" / f"{pipeline}.yaml").read_bytes(), "run `make compile` and commit the result"
+
+
+@pytest.mark.parametrize("pipeline", ["training", "sweep"])
+def test_on_a_cluster_the_registry_learns_of_the_run_the_image_and_the_webhook(pipeline: str):
+    text = (ROOT / "pipelines" / f"{pipeline}.yaml").read_text()
+    assert "{{$.pipeline_job_uuid}}" in text
+    assert text.count("envVar: ATLAS_FUSION_IMAGE") == text.count("envVar: ATLAS_FUSION_WEBHOOK") == 1
 
 
 def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, refused):

@@ -75,6 +75,21 @@ def test_the_held_out_subjects_are_in_no_other_split(ran):
     assert set(table["subjects"]) == subjects["test"]
 
 
+def test_the_registered_version_is_traced_to_its_run_and_to_every_pair(ran):
+    folder, _ = ran
+    done = fusion("models", "lineage", "1", "--json", cwd=folder, MLFLOW_TRACKING_URI="")
+    facts = json.loads(done.stdout)
+    assert facts["pipeline_run"] == (folder / "runs" / "latest").resolve().name
+    (index,) = (folder / "runs" / "store").glob("*/preprocess/packed/index.json")
+    splits = json.loads(index.read_text())["splits"]
+    assert facts["data"]["pairs"] == {split: len(entries) for split, entries in splits.items()}
+    assert facts["data"]["unknown"] == "" and facts["data"]["source"] == "phantom"
+    image = next((folder / "runs" / "store").glob("*/ingest/dataset/CT-MRI/MRI/*.png"))
+    done = fusion("models", "lineage", "--image", str(image), "--json", cwd=folder, MLFLOW_TRACKING_URI="")
+    (saw,) = json.loads(done.stdout)["saw"]
+    assert [image.stem] in saw["pairs"].values()
+
+
 def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing_new(ran):
     folder, _ = ran
     done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")

@@ -1,0 +1,171 @@
+"""The aliases of a registered model: who is champion, who was before, and who challenges; one change at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from model.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+
+CLAIM = "promotion."
+"""The tags of a registered model that begin so are claims: each of a process that is about to change its champion."""
+HOLD_SECONDS = 60.0
+"""A claim older than this begins no write any more: what it knows may be outdated."""
+DEAD_AFTER_SECONDS = 600.0
+"""A claim older than this is of a process that has ended: its last write has long timed out, clocks a little apart."""
+LOOK_AGAIN_SECONDS = 0.2
+
+
+class Overtaken(InputError):
+    """Another version became champion since this one was judged."""
+
+
+def crown(client: MlflowClient, name: str, version: str, *, over: str | None, reason: str, by: str) -> None:
+    """Make `version` the champion and the one before it `previous`, if the champion still is `over` (None: no one).
+
+    Recorded in its tags: promoted_at (ISO, UTC), promoted_over, promoted_by ("gate" or a user's name) and
+    promotion_reason. The champion itself is left as it is, so that a call cut short may be made again. Raises Overtaken
+    where the champion is another than `over`.
+    """
+    with _claimed(client, name, version) as claim:
+        aliases = _aliases(client, name)
+        now = aliases.get(CHAMPION)
+        if now not in (version, over):
+            there = f"version {now} became champion" if now else f"{name} lost its champion"
+            raise Overtaken(f"{there} since version {version} of {name} was judged; judge it again")
+        if now != version:
+            moment = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"at": moment, "over": over or "", "by": by}
+            for key, value in ({f"promoted_{k}": v for k, v in record.items()} | {"promotion_reason": reason}).items():
+                client.set_model_version_tag(name, version, key, value)
+            if over:
+                claim.check()
+                client.set_registered_model_alias(name, PREVIOUS, over)
+            claim.check()
+            client.set_registered_model_alias(name, CHAMPION, version)
+        if aliases.get(CHALLENGER) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def challenge(client: MlflowClient, name: str, version: str, reason: str) -> None:
+    """Let `version`, which was refused for `reason`, be the challenger, unless a newer version is it already.
+
+    The reason is kept in its tag gate_reason.
+    """
+    client.set_model_version_tag(name, version, "gate_reason", reason)
+    if int(_aliases(client, name).get(CHALLENGER, 0)) < int(version):
+        client.set_registered_model_alias(name, CHALLENGER, version)
+
+
+@dataclass
+class _Claim:
+    """The claim of this process to change a model's champion: a tag `key` of the model, set at `since` (monotonic)."""
+
+    client: MlflowClient
+    name: str
+    key: str
+    text: dict[str, Any]
+    since: float = 0.0
+
+    def make(self) -> None:
+        """Set the tag, with the time of now."""
+        self.since = time.monotonic()
+        self.client.set_registered_model_tag(self.name, self.key, json.dumps(self.text | {"time": time.time()}))
+
+    def withdraw(self) -> None:
+        """Take the tag away; nothing happens where it is gone."""
+        self.client.delete_registered_model_tag(self.name, self.key)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is young enough to write by."""
+        return time.monotonic() - self.since < HOLD_SECONDS
+
+    def check(self) -> None:
+        """Raise InputError if others might soon take this process for dead."""
+        if not self.fresh:
+            raise InputError(
+                f"MLflow took over {HOLD_SECONDS:.0f} s to change the aliases of {self.name}; run it again"
+            )
+
+    def others(self) -> list[str]:
+        """The keys of the other claims; those of processes that have ended are cleared away."""
+        claims = self.client.get_registered_model(self.name).tags
+        others = {key: text for key, text in claims.items() if key.startswith(CLAIM) and key != self.key}
+        dead = [key for key, text in others.items() if _is_dead(text)]
+        for key in dead:
+            self.client.delete_registered_model_tag(self.name, key)
+        return sorted(set(others) - set(dead))
+
+
+@contextmanager
+def _claimed(client: MlflowClient, name: str, version: str) -> Iterator[_Claim]:
+    """Hold the only claim to the champion of a model.
+
+    MLflow cannot compare and swap. Everyone sets a flag, then looks at the flags of the others; of two, the one who set
+    it later sees the other's, so never do both find themselves alone. Of several the first by name keeps its flag and
+    waits, the others withdraw theirs and come back (the one-bit algorithm: Lamport, J. ACM 33(2):327, 1986).
+    """
+    claim = _Claim(client, name, f"{CLAIM}{uuid.uuid4().hex}", {"version": version} | _process(os.getpid()))
+    try:
+        while not _alone(claim):
+            claim.withdraw()
+            while claim.others():
+                time.sleep(LOOK_AGAIN_SECONDS)
+        yield claim
+    finally:
+        claim.withdraw()
+
+
+def _alone(claim: _Claim) -> bool:
+    """Make the claim and wait for the others to go; False if it is this one's turn to withdraw."""
+    claim.make()
+    while others := claim.others():
+        if others[0] < claim.key or not claim.fresh:
+            return False
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return True
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells a running process from every other one, on any machine; nothing where that cannot be known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        process = psutil.Process(pid)
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return {} if ended else {"machine": machine, "pid": pid, "started": process.create_time()}
+    except (OSError, psutil.Error):
+        return {}
+
+
+def _is_dead(text: str) -> bool:
+    """Whether a claim is of a process that has ended: at once on this machine, of others by its age."""
+    try:
+        claim = json.loads(text)
+        if abs(time.time() - claim["time"]) > DEAD_AFTER_SECONDS:
+            return True
+        if claim.get("machine", "") != _process(os.getpid()).get("machine"):
+            return False
+        return bool(_process(claim["pid"]).get("started") != claim["started"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return True  # no claim of this program

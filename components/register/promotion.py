@@ -1,0 +1,105 @@
+"""From a verdict to an alias: the champion measured where it was not, and judged again where it changed meanwhile."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.evaluate.evaluation import Champion, judge_champion
+from components.register import gate
+from components.register.aliases import CHAMPION, Overtaken, challenge, crown
+from components.register.gate import Rules, Verdict
+from components.register.history import PROMOTED, note
+from components.register.registry import fetch
+from model.errors import InputError
+from model.fuser import Fuser
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from components.register.record import Judged
+
+# The tag of a version that says its alias was set, by the gate's word.
+GATE_TAG = "gate"
+LONGEST_RUN_TAG = 5000
+
+
+def judge_beside(client: MlflowClient, name: str, judged: Judged, rules: Rules) -> Verdict:
+    """The gate's verdict on a candidate beside the champion of this moment, which is measured if it was not before."""
+    models = client.search_registered_models(f"name = '{name}'")
+    champion = str(models[0].aliases.get(CHAMPION, "")) if models else ""
+    row = gate.champion_row(judged.table, champion)
+    if champion and not (row and set(rules.measures) <= set(row["means"])):
+        judged = _with_champion(client, name, champion, judged)
+    return judged.verdict(rules, champion or None)
+
+
+def log_verdict(client: MlflowClient, run_id: str, verdict: Verdict) -> None:
+    """Keep a verdict with its run, as gate.json and, to read, gate.md."""
+    client.log_dict(run_id, asdict(verdict), "gate.json")
+    lines = [f"# {word(verdict).capitalize()}", "", f"{verdict.reason}.", "", *gate.markdown(verdict.checks)]
+    client.log_text(run_id, "\n".join(lines) + "\n", "gate.md")
+
+
+def settle(
+    client: MlflowClient, version: ModelVersion, verdict: Verdict, judge_again: Callable[[], Verdict]
+) -> Verdict:
+    """Give a version the alias that its verdict earns; the verdict that counted in the end.
+
+    Where another version became champion since, it is judged again beside that one, and so on. May be called again for
+    a version where it was cut short.
+    """
+    name, number = version.name, str(version.version)
+    while verdict.promoted:
+        try:
+            crown(client, name, number, over=verdict.over or None, reason=verdict.reason, by="gate")
+            note(client, name, PROMOTED, number, over=verdict.over or None, reason=verdict.reason, by="gate")
+            break
+        except Overtaken:
+            if _was_champion(client, name, number):
+                break  # Cut short after its promotion, and succeeded since.
+            verdict = judge_again()
+            log_verdict(client, version.run_id, verdict)
+    else:
+        challenge(client, name, number, verdict.reason)
+    return verdict
+
+
+def conclude(client: MlflowClient, version: ModelVersion, verdict: Verdict, description: str) -> None:
+    """Write the verdict that counted into the tags and descriptions of version and run; its tag `gate` comes last."""
+    client.update_model_version(version.name, version.version, description=description)
+    client.set_tag(version.run_id, "mlflow.note.content", description)
+    for key, value in ((f"{GATE_TAG}_reason", verdict.reason), (GATE_TAG, word(verdict))):
+        client.set_tag(version.run_id, key, value[:LONGEST_RUN_TAG])
+        client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def word(verdict: Verdict) -> str:
+    """The verdict in one word."""
+    return "promoted" if verdict.promoted else "refused"
+
+
+def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged) -> Judged:
+    """The same with the champion's row in its table, or with the reason why the champion cannot be measured.
+
+    A connection that fails is no such reason: the registration ends there, and goes on when it is run again.
+    """
+    names = [column["name"] for column in judged.table["measures"]]
+    table = gate.without_champion(judged.table)
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            champion = Champion(version, Fuser.load(fetch(client, Path(aside), name, version)))
+        row = judge_champion(champion, judged.packed, names).to_dict(names)
+    except InputError as error:
+        return replace(judged, table=table | {"champion_failure": str(error)})
+    return replace(judged, table=table | {"champion": version, "methods": [*table["methods"], row]})
+
+
+def _was_champion(client: MlflowClient, name: str, number: str) -> bool:
+    """Whether a later version was promoted over this one."""
+    condition = f"name = '{name}' AND tags.promoted_over = '{number}'"
+    return bool(client.search_model_versions(condition, max_results=1))
