@@ -395,8 +395,8 @@ def test_a_registered_model_is_pinned_and_its_data_compared(tmp_path, batch, mon
             for modality in ("CT", "MRI"):
                 write_image(tmp_path / "in" / modality / f"{subject}00{slice_}.png", 9 * subject + slice_, modality)
     batch(tmp_path / "in", tmp_path / "first")
-    (note,) = (tmp_path / "first" / "CT-MRI" / "progress").iterdir()
-    rows = [json.loads(line) for line in note.read_text().splitlines()]
+    notes = (tmp_path / "first" / "CT-MRI" / "progress").iterdir()
+    rows = [json.loads(line) for note in notes for line in note.read_text().splitlines()]
     table = pd.DataFrame(
         {"readable": True, "modality": modality, "subject": row["subject"]} | statistics
         for row in rows
