@@ -31,12 +31,17 @@ ENVIRONMENT = {
 }
 
 
+class Away(InputError):
+    """The MLflow server does not answer, or only that it cannot."""
+
+
 @contextmanager
 def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     """A client of the MLflow server (http, https) or file (sqlite), which MLflow's own functions use meanwhile too.
 
     An empty `tracking_uri` stands for the environment's MLFLOW_TRACKING_URI. Raises InputError if neither is given, the
-    server does not answer or refuses, or the file is no database; what MLflow refuses later becomes an InputError too.
+    server refuses, or the file is no database, and Away if the server does not answer; what MLflow refuses later
+    becomes an InputError too.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     check_reachable(uri)
@@ -53,7 +58,9 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
             warnings.simplefilter("ignore")
             yield mlflow.MlflowClient()
     except mlflow.MlflowException as error:
-        raise InputError(_refusal(uri, str(error), error.get_http_status_code())) from error
+        status = error.get_http_status_code()
+        kind = Away if status >= 500 and uri.startswith("http") else InputError
+        raise kind(_refusal(uri, str(error), status)) from error
     finally:
         mlflow.set_tracking_uri(previous)  # None unsets it
 
@@ -142,9 +149,9 @@ def _check_server(uri: str) -> None:
     except requests.exceptions.SSLError:
         return  # It answers; MLflow has its own settings for certificates and its own word on them.
     except requests.RequestException:
-        raise InputError(f"MLflow server {shown(uri)} does not answer: start it or unset MLFLOW_TRACKING_URI") from None
+        raise Away(f"MLflow server {shown(uri)} does not answer: start it or unset MLFLOW_TRACKING_URI") from None
     if status in (401, 403) or status >= 500:
-        raise InputError(_refusal(uri, "its health check fails", status))
+        raise (Away if status >= 500 else InputError)(_refusal(uri, "its health check fails", status))
 
 
 def _refusal(uri: str, message: str, status: int) -> str:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +60,25 @@ def read_image(path: Path) -> Picture:
     viewers do. Raises InputError, naming the file, for transparent pixels, several frames, pixels that are not finite,
     and whatever else it cannot be sure to understand.
     """
-    image = _load(path)
+    return _picture(_load(path), path)
+
+
+def decode_image(content: bytes, name: str, most_pixels: int) -> Picture:
+    """The picture in the bytes of an image file, as `read_image` reads it from a disk; errors call it `name`.
+
+    Raises InputError, before decoding, if its header claims more than `most_pixels` pixels.
+    """
+    return _picture(_decode(io.BytesIO(content), name, most_pixels), name)
+
+
+def encode_png(picture: Picture) -> bytes:
+    """The bytes of a PNG file of a picture, as `write_image` writes it."""
+    stream = io.BytesIO()
+    _rendered(picture).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _picture(image: Image.Image, path: Path | str) -> Picture:
     if image.mode in _EIGHT_BIT:
         levels = torch.from_numpy(_levels(image, path).astype(np.float32) / 255)
         return Picture(levels[None]) if levels.ndim == 2 else Picture(*split_colour(levels.movedim(-1, 0)))
@@ -74,8 +92,7 @@ def write_image(path: Path, picture: Picture) -> None:
 
     The file appears whole or not at all. Raises InputError if the folder or the file type cannot be written.
     """
-    kind = writable_format(path, picture)
-    image = _stored(picture)
+    kind, image = writable_format(path, picture), _rendered(picture)
 
     def save(partial: Path) -> None:
         try:
@@ -86,11 +103,19 @@ def write_image(path: Path, picture: Picture) -> None:
     write_atomically(path, save)
 
 
-def png_bytes(picture: Picture) -> bytes:
-    """What `write_image` would write into a PNG file."""
-    buffer = io.BytesIO()
-    _stored(picture).save(buffer, "PNG")
-    return buffer.getvalue()
+def _rendered(picture: Picture) -> Image.Image:
+    if picture.chroma is not None:
+        array = to_levels(join_colour(picture.luma, picture.chroma).movedim(0, -1), 8)
+    else:
+        array = to_levels(picture.luma[0], picture.depth)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def to_levels(image: Tensor, bits: Literal[8, 16]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """An image in [0, 1] as integers of 8 or 16 bits, every level rounded to the nearest."""
+    if bits == 8:
+        return _rounded(image, 255).astype(np.uint8)
+    return _rounded(image, 65535).astype(np.uint16)
 
 
 def writable_format(path: Path, picture: Picture) -> str:
@@ -168,33 +193,46 @@ def join_bytes(luma: Pixels, chroma: Pixels) -> Pixels:
 
 def _load(path: Path) -> Image.Image:
     try:
-        with warnings.catch_warnings(), path.open("rb") as stream:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(stream, formats=FORMATS)
-            _check_kind(image, path)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
+        with path.open("rb") as stream:
+            return _decode(stream, path)
     except FileNotFoundError:
         raise InputError(f"no such image: {path}; check the path") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name one image file") from None
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); check the path") from None
+    except ValueError:
+        raise InputError(f"{path} is no path, as it holds a null byte; give the path of an image file") from None
+
+
+def _decode(stream: IO[bytes], path: Path | str, most_pixels: int | None = None) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(stream, formats=FORMATS)
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise InputError(
+                    f"{path} has {image.width}x{image.height} pixels, and at most {most_pixels} are taken; "
+                    "crop it, make it smaller or send fewer at once"
+                )
+            _check_kind(image, path)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image this program reads; give a PNG or TIFF file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{path} claims more pixels than any slice has; give an image of ordinary size") from None
     except (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
-        if "\0" in str(path):
-            raise InputError(f"{path} is no path, as it holds a null byte; give the path of an image file") from None
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path} cannot be opened ({error.strerror}); check the path") from None
         raise InputError(f"{path} is a damaged image file ({error}); fetch it again") from None
 
 
-def _check_kind(image: Image.Image, path: Path) -> None:
+def _check_kind(image: Image.Image, path: Path | str) -> None:
     """Refuse what Pillow would read as less than it is: one frame of several, 16-bit colour as 8-bit."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -206,7 +244,7 @@ def _check_kind(image: Image.Image, path: Path) -> None:
         raise InputError(f"{path} has more than 8 bits a channel in colour or with transparency; convert it to 8-bit")
 
 
-def _levels(image: Image.Image, path: Path) -> Pixels:
+def _levels(image: Image.Image, path: Path | str) -> Pixels:
     """The levels of an 8-bit image: (H, W) if it is grey, (H, W, 3) if in colour; InputError if it is not opaque."""
     if image.mode == "L" and not image.has_transparency_data:
         return np.array(image)
@@ -220,7 +258,7 @@ def _levels(image: Image.Image, path: Path) -> Pixels:
     return np.ascontiguousarray(colour[..., 0] if grey else colour)
 
 
-def _deep_grey(image: Image.Image, path: Path) -> npt.NDArray[np.float32]:
+def _deep_grey(image: Image.Image, path: Path | str) -> npt.NDArray[np.float32]:
     """A grey image of more than 8 bits as float32 (H, W) in [0, 1]."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PHOTOMETRIC) == 0:
@@ -235,21 +273,6 @@ def _deep_grey(image: Image.Image, path: Path) -> npt.NDArray[np.float32]:
         low, high = (f"{value:g}" for value in (values.min(), values.max()))
         raise InputError(f"{path} has values from {low} to {high}; scale them to 0..{top}")
     return cast(npt.NDArray[np.float32], (values / np.float64(top)).astype(np.float32))
-
-
-def _stored(picture: Picture) -> Image.Image:
-    """The image at its depth, 8-bit RGB if it has colour, every level rounded to the nearest."""
-    if picture.chroma is not None:
-        array = _rounded(join_colour(picture.luma, picture.chroma).movedim(0, -1), 255).astype(np.uint8)
-    else:
-        array = grey_levels(picture, picture.depth)
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def grey_levels(picture: Picture, depth: Literal[8, 16] = 8) -> npt.NDArray[Any]:
-    """The luma as uint8 or uint16 of shape (H, W), rounded to the nearest level."""
-    top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
-    return _rounded(picture.luma[0], top).astype(kind)
 
 
 def _rounded(image: Tensor, top: int) -> npt.NDArray[np.float64]:

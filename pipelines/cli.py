@@ -17,6 +17,7 @@ from pipelines.ending import call
 from pipelines.models import app as models
 from pipelines.options import Runs, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.serve_command import serve
 from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
@@ -253,6 +254,7 @@ def fuse(
 
 
 app.command()(batch)
+app.command()(serve)
 app.command()(view)
 
 

@@ -90,7 +90,7 @@ def model_path(model: str | None, runs: Path) -> Path:
         return SHIPPED_MODEL
     if not model.startswith("models:"):
         return Path(model)
-    from components.register.registry import resolve_model
+    from components.register.fetch import resolve_model
     from pipelines.local import registry_uri
 
     uri = registry_uri(runs)

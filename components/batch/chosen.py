@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.register.fetch import resolve_model
 from components.register.record import STATISTICS_FILE
-from components.register.registry import resolve_model
 from components.tracking import connected
 from model.fuser import CONFIG_FILE, SHIPPED_MODEL, WEIGHTS_FILE, Fuser, weights_sha256
 

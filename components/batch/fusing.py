@@ -23,7 +23,7 @@ from components.batch.places import Place
 from components.ingest.s3 import THREADS
 from model.errors import InputError
 from model.fuser import Fuser
-from model.images import Picture, png_bytes
+from model.images import Picture, encode_png
 from model.metrics import MEASURES, measure
 from model.picture_pairs import fused_picture
 
@@ -198,7 +198,7 @@ def _write(journal: Journal, fresh: Sequence[tuple[Row, Picture]], pools: _Pools
     """Put the images of a chunk, then the note that they are done."""
     putting = []
     for row, picture in fresh:
-        content = png_bytes(picture)
+        content = encode_png(picture)
         row["sha256"] = hashlib.sha256(content).hexdigest()
         putting.append(pools.writing.submit(journal.put, row["fused"], content))
     for put in putting:

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from components.batch.places import Place
 from components.ingest.layout import COLLECTIONS, order
 from components.ingest.version import LITTER
 from components.validate.measurements import grey_statistics
 from model.errors import InputError
-from model.images import Picture, grey_levels, read_image
+from model.images import Picture, read_image, to_levels
 from model.picture_pairs import check_pictures
 
 _SUBJECT = re.compile(r"(?P<subject>\w+?)\d{3}", re.ASCII)
@@ -140,5 +142,5 @@ def read_pair(fetched: Fetched, scratch: Path) -> Loaded | Fault:
 
 
 def _statistics(picture: Picture) -> dict[str, Any]:
-    levels = grey_levels(picture)
+    levels = to_levels(picture.luma[0], 8).astype(np.uint8, copy=False)
     return {name: round(value, 6) for name, value in grey_statistics(levels, levels).items()}

@@ -24,7 +24,7 @@ from components.batch.pairs import Fault
 from components.batch.places import Place
 from components.evaluate.page import ARROWS, number, png, raised, render
 from model.errors import InputError
-from model.images import Picture, grey_levels, join_colour, read_image
+from model.images import Picture, join_colour, read_image, to_levels
 from model.metrics import MEASURES
 
 MANIFEST = "manifest.json"
@@ -178,10 +178,9 @@ def _pictures(batch: Batch, source: Place, journal: Journal) -> list[dict[str, A
 
 def _eight_bit(picture: Picture) -> np.ndarray:
     """The picture as uint8, (H, W) or (H, W, 3), no larger than a page shows it."""
-    levels = grey_levels(picture)
+    shown = picture.luma[0]
     if picture.chroma is not None:
-        colour = join_colour(picture.luma, picture.chroma).movedim(0, -1)
-        levels = (colour * 255).round().byte().numpy()
-    image = Image.fromarray(levels)
+        shown = join_colour(picture.luma, picture.chroma).movedim(0, -1)
+    image = Image.fromarray(to_levels(shown, 8))
     image.thumbnail((_LARGEST, _LARGEST))
     return np.asarray(image)

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.register.registry import champion_version, resolve_model
+from components.register.fetch import resolve_model
+from components.register.registry import champion_version
 from components.tracking import sqlite_path
 from model.errors import one_line
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
 from components.register.aliases import CHAMPION, Overtaken, challenge, crown
+from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
 from components.register.history import PROMOTED, note
-from components.register.registry import fetch
 from model.errors import InputError
 from model.fuser import Fuser
 
@@ -92,7 +92,8 @@ def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged
     table = gate.without_champion(judged.table)
     try:
         with tempfile.TemporaryDirectory() as aside:
-            champion = Champion(version, Fuser.load(fetch(client, Path(aside), name, version)))
+            folder = fetch_version(client.get_model_version(name, version), Path(aside))
+            champion = Champion(version, Fuser.load(folder))
         row = judge_champion(champion, judged.packed, names).to_dict(names)
     except InputError as error:
         return replace(judged, table=table | {"champion_failure": str(error)})

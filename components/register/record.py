@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
-from components.tracking import RUN_FILE, latest_steps
+from components.register.packaging import packaged
+from components.tracking import latest_steps
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
     from mlflow.models.model import ModelInfo
 
-LIBRARIES = ("mlflow", "numpy", "safetensors", "torch")
 SPEEDS = ("seconds", "images_per_second")
 PAIR = ("name", "subject", "slice", "md5")
 BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
@@ -190,37 +187,9 @@ def card(judged: Judged, verdict: Verdict) -> str:
 
 def _log_model(judged: Judged) -> ModelInfo:
     import mlflow
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    import model
-    from model.fuser import CONFIG_FILE, Fuser
-
-    stack = {"type": np.dtype(np.float32), "shape": (-1, -1, -1)}
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(name=name, **stack) for name in judged.inputs]),
-        outputs=Schema([TensorSpec(**stack)]),
-        params=ParamSchema([ParamSpec("strategy", "string", judged.config["strategy"])]),
-    )
-    ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(shutil.copytree(judged.folder, Path(aside) / "fuser", ignore=shutil.ignore_patterns(RUN_FILE)))
-        (folder / CONFIG_FILE).write_text(json.dumps(judged.config, indent=2) + "\n")
-        Fuser.load(folder)
-        package = Path(model.__file__).parent
-        # The weights that ship with the package are other models' and megabytes.
-        code = shutil.copytree(package, Path(aside) / "model", ignore=shutil.ignore_patterns("weights", "__pycache__"))
-        return mlflow.pyfunc.log_model(
-            name="fuser",
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
-            artifacts={"fuser": str(folder)},
-            code_paths=[str(code)],
-            signature=signature,
-            input_example=dict(zip(judged.inputs, (ramp, ramp.transpose(0, 2, 1).copy()), strict=True)),
-            model_config={"inputs": judged.inputs},
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in LIBRARIES],
-        )
+    with packaged(judged.folder, judged.inputs, judged.config) as parts:
+        return mlflow.pyfunc.log_model(name="fuser", **parts)
 
 
 def _dataset(judged: Judged) -> DatasetInput:

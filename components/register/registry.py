@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ABOUT = (
-    "Fuses a {} and an {} slice into one grey image.\n\n"
-    "Inputs `{}` and `{}`: float32 stacks (N, H, W) in [0, 1], of colour images the luma; output: the fused stack, "
-    "same shape and range. The parameter `strategy` chooses another fusion strategy."
+    "Fuses the {0} and {1} images of the same slices.\n\n"
+    "Inputs `{2}` and `{3}`: an image or a batch of any size, grey, or one of the two in colour, which is kept; numpy "
+    "arrays (floats in [0, 1], uint8, uint16), or bytes or base64 of image files. Output: as the inputs. Parameters: "
+    "`strategy`, another fusion strategy than the registered one; `input_bits`, of integers in JSON and of levels that "
+    "do not fill their type; `output_bits`, 8, 16 or 32 (floats); `encoding`, array or png. Needs only the packages "
+    "of its requirements.txt; `docs/consumers.md` in the repository has examples."
 )
 
 
@@ -158,34 +160,6 @@ def summarise(made: Registration) -> str:
     return "\n".join(lines) + "\n"
 
 
-def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
-    """The local model folder behind `models:/name/3`, `models:/name@champion` or a plain path.
-
-    A version of the registry is fetched once into `cache` and checked against the SHA-256 in its tags. Raises
-    InputError if there is no such model, version or alias, naming those there are.
-    """
-    if not uri.startswith("models:/"):
-        return Path(uri)
-    match = re.fullmatch(r"models:/([\w.-]+)(?:/(\d+)|@([\w.-]+))", uri)
-    if not match:
-        raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
-    with connected(tracking_uri) as client:
-        return fetch(client, cache, *match.groups())
-
-
-def fetch(client: MlflowClient, cache: Path, name: str, number: str | None, alias: str | None = None) -> Path:
-    """The local model folder of a version by number or alias, see `resolve_model`."""
-    version = _version(client, name, number, alias)
-    digest = version.tags.get("weights_sha256", "")
-    if not digest:
-        uri = f"models:/{name}/{version.version}"
-        raise InputError(f"{uri} was not registered by this program; choose another version")
-    target = cache / f"{version.name}-{version.version}-{digest[:12]}"
-    if not target.exists():
-        _download(version, target)
-    return target
-
-
 def _md5(value: Any) -> str:
     return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
@@ -196,28 +170,10 @@ def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVers
     return client.get_model_version(name, found[0].version) if found else None
 
 
-def _versions(client: MlflowClient, name: str) -> list[int]:
-    return sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
-
-
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
     models = client.search_registered_models(f"name = '{name}'")
     version = models[0].aliases.get(CHAMPION) if models else None
     return client.get_model_version(name, version) if version else None
-
-
-def _version(client: MlflowClient, name: str, number: str | None, alias: str | None) -> ModelVersion:
-    models = client.search_registered_models(f"name = '{name}'")
-    if not models:
-        known = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise InputError(f"no model {name} in the registry; it has {known}")
-    aliases = models[0].aliases
-    if alias and alias not in aliases:
-        raise InputError(f"no alias {alias} of {name}; it has {', '.join(sorted(aliases)) or 'none'}")
-    chosen, versions = str(aliases[alias] if alias else number), _versions(client, name)
-    if int(chosen) not in versions:
-        raise InputError(f"no model version {chosen} of {name}; it has {', '.join(map(str, versions)) or 'none'}")
-    return client.get_model_version(name, chosen)
 
 
 def _finish(
@@ -278,22 +234,3 @@ def _run_cut_short(client: MlflowClient, experiment: str, identity: Mapping[str,
 def _ensure_model(client: MlflowClient, name: str, inputs: list[str]) -> None:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=ABOUT.format(*map(str.upper, inputs), *inputs))
-
-
-def _download(version: ModelVersion, target: Path) -> None:
-    import mlflow
-
-    from model.fuser import weights_sha256
-
-    uri = f"models:/{version.name}/{version.version}/artifacts"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=aside))
-        folder = next((found.parent for found in local.glob("*/weights.safetensors")), None)
-        if folder is None or weights_sha256(folder) != version.tags["weights_sha256"]:
-            raise InputError(f"{uri} does not hold the weights that were registered; choose another version")
-        try:
-            folder.rename(target)
-        except OSError:  # Someone else may have fetched the same version meanwhile.
-            if not target.exists():
-                raise

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from components.register import registry
+from components.register import fetch
 from components.tracking import connected
 from model.errors import InputError
 from tests.components.conftest import Proxy
@@ -68,7 +68,7 @@ def test_a_model_goes_through_the_gate_into_the_registry_and_back(keeper, mlflow
         }
     kept = {entry.key.rpartition("/")[2] for entry in bucket.objects.filter(Prefix="files/")}
     assert {"weights.safetensors", "MLmodel", "gate.json", "report.html"} <= kept
-    folder = registry.resolve_model("models:/ct-mri@champion", tmp_path / "cache")
+    folder = fetch.resolve_model("models:/ct-mri@champion", tmp_path / "cache")
     wanted = fuse(tmp_path / "1" / "model", stacks())
     np.testing.assert_array_equal(fuse(folder, stacks()), wanted)
     keeper.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -87,7 +87,7 @@ def test_who_may_not_is_told_so_in_one_line(keeper, mlflow_server, tmp_path):
             register(make_folders(tmp_path / str(status), 1, 0.6), mlflow_server.uri, "guarded")
         assert password not in str(refused.value) and "\n" not in str(refused.value)
     keeper.setenv("MLFLOW_TRACKING_PASSWORD", "only-reading-here")
-    assert registry.resolve_model("models:/guarded@champion", tmp_path / "cache").is_dir()
+    assert fetch.resolve_model("models:/guarded@champion", tmp_path / "cache").is_dir()
 
 
 @pytest.mark.parametrize("after", [100, 3000])
