@@ -125,8 +125,9 @@ def test_the_installed_command_answers_help_and_refuses_like_any_program(tmp_pat
     command = Path(sys.executable).parent / "fusion"
     said = subprocess.run([command, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in said for word in ("run", "compile", "fuse", "ui", "data"))
+    environment = os.environ | {"MLFLOW_TRACKING_URI": ""}
     done = subprocess.run(
-        [command, "run", "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [command, "run", "--data", "absent"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, "error: no such data folder: absent; check --data\n")
 
