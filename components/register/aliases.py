@@ -29,6 +29,8 @@ HOLD_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
 """A claim older than this is of a process that has ended: its last write has long timed out, clocks a little apart."""
 LOOK_AGAIN_SECONDS = 0.2
+_held: set[str] = set()
+"""The claims of this process that are held: what else bears its name could not be withdrawn, and is dead."""
 
 
 class Overtaken(InputError):
@@ -107,7 +109,7 @@ class _Claim:
         """The keys of the other claims; those of processes that have ended are cleared away."""
         claims = self.client.get_registered_model(self.name).tags
         others = {key: text for key, text in claims.items() if key.startswith(CLAIM) and key != self.key}
-        dead = [key for key, text in others.items() if _is_dead(text)]
+        dead = [key for key, text in others.items() if _is_dead(key, text)]
         for key in dead:
             self.client.delete_registered_model_tag(self.name, key)
         return sorted(set(others) - set(dead))
@@ -122,6 +124,7 @@ def _claimed(client: MlflowClient, name: str, version: str) -> Iterator[_Claim]:
     waits, the others withdraw theirs and come back (the one-bit algorithm: Lamport, J. ACM 33(2):327, 1986).
     """
     claim = _Claim(client, name, f"{CLAIM}{uuid.uuid4().hex}", {"version": version} | _process(os.getpid()))
+    _held.add(claim.key)
     try:
         while not _alone(claim):
             claim.withdraw()
@@ -129,6 +132,7 @@ def _claimed(client: MlflowClient, name: str, version: str) -> Iterator[_Claim]:
                 time.sleep(LOOK_AGAIN_SECONDS)
         yield claim
     finally:
+        _held.discard(claim.key)
         claim.withdraw()
 
 
@@ -158,7 +162,7 @@ def _process(pid: int) -> dict[str, Any]:
         return {}
 
 
-def _is_dead(text: str) -> bool:
+def _is_dead(key: str, text: str) -> bool:
     """Whether a claim is of a process that has ended: at once on this machine, of others by its age."""
     try:
         claim = json.loads(text)
@@ -166,6 +170,8 @@ def _is_dead(text: str) -> bool:
             return True
         if claim.get("machine", "") != _process(os.getpid()).get("machine"):
             return False
+        if claim["pid"] == os.getpid() and claim["started"] == _process(os.getpid()).get("started"):
+            return key not in _held
         return bool(_process(claim["pid"]).get("started") != claim["started"])
     except (ValueError, TypeError, KeyError, AttributeError):
         return True  # no claim of this program

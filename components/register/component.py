@@ -63,7 +63,6 @@ def register(
         pipeline_run: The run of the pipeline, kept as a tag.
     """
     import json
-    from dataclasses import asdict
     from pathlib import Path
 
     from components.register import registry
@@ -71,11 +70,11 @@ def register(
     from components.register.record import Origin
 
     rules = Rules.parse(gate_measures, gate_margin, gate_lesions, gate_seconds)
-    folders = (Path(model.path), Path(evaluation.path), Path(dataset.path))
+    folders, report = (Path(model.path), Path(evaluation.path), Path(dataset.path)), Path(validation.path)
     origin = Origin.here(profile, git_commit, code_version, pipeline_run)
     made = registry.register(
-        *folders, origin, experiment=experiment, model_name=model_name, validation=Path(validation.path), rules=rules
+        *folders, origin, experiment=experiment, model_name=model_name, validation=report, rules=rules
     )
-    Path(registration.path).write_text(json.dumps(asdict(made), indent=2) + "\n")
+    Path(registration.path).write_text(json.dumps(vars(made), indent=2) + "\n")
     Path(summary.path).write_text(registry.summarise(made))
     registration.metadata.update({"version": made.version, "standing": made.standing, "uri": made.uri})

@@ -119,6 +119,19 @@ class TestClaims:
             crown(client, "m", "1", over=None, **BY_THE_GATE)
         assert waited == [{}]
 
+    def test_a_claim_that_could_not_be_withdrawn_stands_in_the_way_of_no_next_attempt(self, client, monkeypatch):
+        def fail(*arguments):
+            raise ConnectionError("cut")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "delete_registered_model_tag", fail)
+            with pytest.raises(ConnectionError):
+                crown(client, "m", "1", over=None, **BY_THE_GATE)
+        assert len(claims(client)) == 1
+        monkeypatch.setattr(aliases.time, "sleep", fail)
+        crown(client, "m", "2", over="1", **BY_THE_GATE)
+        assert held(client) == {"champion": "2", "previous": "1"} and not claims(client)
+
     def test_who_was_too_slow_writes_no_alias(self, client, monkeypatch):
         monkeypatch.setattr(aliases._Claim, "fresh", False)
         with pytest.raises(InputError, match="run it again"):
