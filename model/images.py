@@ -276,7 +276,8 @@ def _deep_grey(image: Image.Image, path: Path | str) -> npt.NDArray[np.float32]:
 
 
 def _rounded(image: Tensor, top: int) -> npt.NDArray[np.float64]:
-    return cast(npt.NDArray[np.float64], (image.double().clamp(0, 1) * top).round().cpu().numpy())
+    # By NumPy, since torch would start threads of its own in every thread that reads or writes images.
+    return cast(npt.NDArray[np.float64], (image.cpu().numpy().astype(np.float64).clip(0, 1) * top).round())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

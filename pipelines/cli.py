@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from model.errors import InputError, Stopped, one_line
+from pipelines.batch_command import batch
 from pipelines.data import app as data
 from pipelines.ending import call
 from pipelines.models import app as models
@@ -171,18 +172,19 @@ def compile_(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="YAML file to write, of the training; default: both of them.", readable=False
+            "--output", "-o", help="YAML file to write, of the training; default: all of them.", readable=False
         ),
     ] = None,
 ) -> None:
     """Compile the pipelines to the YAML that Kubeflow takes.
 
-    They are the training (pipelines/training.yaml) and the search for the best one (pipelines/sweep.yaml).
+    They are the training (pipelines/training.yaml), the search for the best one (pipelines/sweep.yaml) and the fusion
+    of many pairs (pipelines/batch_fusion.yaml).
     """
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import PIPELINES, compile_pipeline
 
-    both = {"training": Path("pipelines/training.yaml"), "sweep": Path("pipelines/sweep.yaml")}
-    for name, path in both.items() if output is None else [("training", output)]:
+    all_of_them = [(name, Path(f"pipelines/{name}.yaml")) for name in PIPELINES]
+    for name, path in all_of_them if output is None else [("training", output)]:
         compile_pipeline(path, name)
         typer.echo(f"wrote {path}")
 
@@ -251,6 +253,7 @@ def fuse(
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))
 
 
+app.command()(batch)
 app.command()(serve)
 app.command()(view)
 

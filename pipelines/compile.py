@@ -5,9 +5,11 @@ from pathlib import Path
 from model.errors import InputError
 from model.images import write_atomically
 
+PIPELINES = ("training", "sweep", "batch_fusion")
+
 
 def compile_pipeline(output: Path, name: str = "training") -> None:
-    """Write the compiled pipeline of that name, training or sweep, to `output`, whole or not at all.
+    """Write the compiled pipeline of that name, one of `PIPELINES`, to `output`, whole or not at all.
 
     Raises InputError if it cannot be written.
     """
@@ -15,10 +17,11 @@ def compile_pipeline(output: Path, name: str = "training") -> None:
         raise InputError(f"the pipeline is written as YAML; end {output} in .yaml")
     from kfp import compiler
 
+    from pipelines.batch_fusion import batch_pipeline
     from pipelines.sweep import sweep_pipeline
     from pipelines.training import training_pipeline
 
-    pipeline = {"training": training_pipeline, "sweep": sweep_pipeline}[name]
+    pipeline = dict(zip(PIPELINES, (training_pipeline, sweep_pipeline, batch_pipeline), strict=True))[name]
 
     def write(partial: Path) -> None:
         compiler.Compiler().compile(pipeline, str(partial))

@@ -4,7 +4,6 @@ import os
 import stat
 from pathlib import Path
 
-import psutil
 import torch
 
 import model
@@ -13,12 +12,10 @@ from model.fuser import CONFIG_FILE, WEIGHTS_FILE, Fuser, FuserConfig
 from model.images import Picture, read_image, same_file, writable_format, write_image
 from model.network import Autoencoder
 from model.networks import NETWORKS
+from model.picture_pairs import check_pictures, fused_picture
 from model.published import is_published, load_tensors, read_published, read_shapes
 
 SHIPPED_MODEL = Path(model.__file__).parent / "weights" / "dilran-subject"
-
-# Measured peak of encoding and fusing one pair; nearly all of it is maps of 64 channels.
-BYTES_PER_PIXEL = 2700
 
 
 def fuse_files(
@@ -30,9 +27,7 @@ def fuse_files(
     result has 16 bits if either source has. An `output` that is one of the sources is refused.
     """
     pictures = read_pictures(a, b)
-    chroma = pictures[0].chroma if pictures[0].chroma is not None else pictures[1].chroma
-    depth = max(picture.depth for picture in pictures)
-    writable_format(output, Picture(pictures[0].luma, chroma, depth))
+    writable_format(output, fused_picture(pictures[0].luma, *pictures))
     for source in (a, b):
         if same_file(output, source):
             raise InputError(f"{output} is one of the sources, which the fused image would replace; name another file")
@@ -40,16 +35,13 @@ def fuse_files(
     luma = fuser.fuse(*(picture.luma[None] for picture in pictures))[0]
     if not torch.isfinite(luma).all():
         raise InputError("the model gives values that are not finite, so its weights are useless; name another --model")
-    write_image(output, Picture(luma, chroma, depth))
+    write_image(output, fused_picture(luma, *pictures))
 
 
 def read_pictures(a: Path, b: Path) -> tuple[Picture, Picture]:
     """Two images that are fit to be fused: of one size, not both in colour; raises InputError otherwise."""
     pictures = read_image(a), read_image(b)
-    _check_sizes(pictures, a, b)
-    _check_memory(pictures[0], a)
-    if all(picture.chroma is not None for picture in pictures):
-        raise InputError(f"{a} and {b} are both in colour; convert one of them, the anatomical one, to grey")
+    check_pictures(*pictures, (a, b))
     return pictures
 
 
@@ -85,22 +77,6 @@ def _read_network(path: Path) -> Autoencoder:
             load_tensors(network, path, {name: name for name in shapes})
             return network
     raise InputError(f"{path} holds the weights of another architecture; give one of {', '.join(NETWORKS)}")
-
-
-def _check_sizes(pictures: tuple[Picture, Picture], a: Path, b: Path) -> None:
-    sizes = [f"{picture.luma.shape[2]}x{picture.luma.shape[1]}" for picture in pictures]
-    if sizes[0] != sizes[1]:
-        raise InputError(f"{a} is {sizes[0]}, {b} is {sizes[1]}; resample one to the other's size")
-
-
-def _check_memory(picture: Picture, path: Path) -> None:
-    _, height, width = picture.luma.shape
-    needed, there = (height + height % 2) * (width + width % 2) * BYTES_PER_PIXEL, psutil.virtual_memory().available
-    if needed > there:
-        raise InputError(
-            f"{path} is {width}x{height}, which takes {needed / 2**30:.0f} GiB of memory to fuse, and "
-            f"{there / 2**30:.0f} GiB are free; crop the images or make them smaller"
-        )
 
 
 def model_path(model: str | None, runs: Path) -> Path:

@@ -127,7 +127,7 @@ def _check_output(a: Path, b: Path, output: Path, dtype: str | None) -> Kind:
 
 
 def _check_memory(first: Volume, path: Path) -> None:
-    from pipelines.fuse import BYTES_PER_PIXEL
+    from model.picture_pairs import BYTES_PER_PIXEL
 
     depth, height, width = first.pixels.shape
     needed = (height + height % 2) * (width + width % 2) * BYTES_PER_PIXEL + 3 * first.pixels.nbytes

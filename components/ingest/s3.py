@@ -104,6 +104,11 @@ class Bucket:
             "push it again from a good copy"
         )
 
+    def fetch(self, key: str, part: Path, what: str) -> str:
+        """Write the object as it is now into the file `part`, anew, and return its MD5; raises as `download` does."""
+        part.unlink(missing_ok=True)
+        return self._complete(key, "", part, what)[0]
+
     def upload(self, key: str, content: bytes, what: str) -> None:
         """Put an object there, whole or not at all; the server checks its MD5, which is kept beside it.
 
@@ -121,11 +126,15 @@ class Bucket:
 
     def names(self, start: str, what: str) -> list[str]:
         """The keys that begin with `start`; raises InputError that tells why `what` could not be listed."""
-        found: list[str] = []
+        return list(self.tags(start, what))
+
+    def tags(self, start: str, what: str) -> dict[str, str]:
+        """The ETag, which changes with the content, of every key that begins with `start`; raises as `names` does."""
+        found: dict[str, str] = {}
         more: dict[str, Any] = {}
         while True:
             answer = self._ask("list_objects_v2", f"list {what} at", what, start, Prefix=start, **more)
-            found += [entry["Key"] for entry in answer.get("Contents", ())]
+            found |= {entry["Key"]: entry["ETag"].strip('"') for entry in answer.get("Contents", ())}
             if not answer.get("IsTruncated"):
                 return found
             more = {"ContinuationToken": answer["NextContinuationToken"]}

@@ -118,9 +118,6 @@ def _measure(image: Slice | str) -> tuple[dict[str, Any], Thumbnail | None]:
     if isinstance(image, str):
         return {"problem": image}, None
     levels = image.levels
-    counts = np.bincount(levels.ravel())
-    shares = counts[counts > 0] / levels.size
-    tissue = int(counts[TISSUE_LEVEL + 1 :].sum())
     measured = {
         "width": levels.shape[1],
         "height": levels.shape[0],
@@ -128,14 +125,29 @@ def _measure(image: Slice | str) -> tuple[dict[str, Any], Thumbnail | None]:
         "bit_depth": image.bit_depth,
         "min": int(levels.min()),
         "max": int(levels.max()),
-        "mean": float(levels.mean()),
-        "background": float(counts[: BACKGROUND_LEVEL + 1].sum() / levels.size),
-        "entropy": float(-(shares * np.log2(shares)).sum()) + 0.0,
-        "sharpness": _sharpness(image.bytes),
-        "bone": float(counts[BONE_LEVEL:].sum() / tissue) if tissue else 0.0,
+        **grey_statistics(levels, image.bytes),
         "sha256": image.sha256,
     }
     return measured, thumbnail(image.bytes)
+
+
+def grey_statistics(
+    levels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], upper: npt.NDArray[np.uint8]
+) -> dict[str, float]:
+    """The statistics that drift is told by, of grey levels (H, W) and, for the sharpness, their upper eight bits.
+
+    They are named and defined as in `measure_images`.
+    """
+    counts = np.bincount(levels.ravel())
+    shares = counts[counts > 0] / levels.size
+    tissue = int(counts[TISSUE_LEVEL + 1 :].sum())
+    return {
+        "mean": float(levels.mean()),
+        "background": float(counts[: BACKGROUND_LEVEL + 1].sum() / levels.size),
+        "entropy": float(-(shares * np.log2(shares)).sum()) + 0.0,
+        "sharpness": _sharpness(upper),
+        "bone": float(counts[BONE_LEVEL:].sum() / tissue) if tissue else 0.0,
+    }
 
 
 def _sharpness(levels: npt.NDArray[np.uint8]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.compile import compile_pipeline
+from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.parameters import PROFILES, Parameters, described, with_profile
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_a_model_is_named_after_its_collection_unless_it_is_given_a_name():
     assert with_profile("atlas", {"collection": "PET-MRI", "model_name": "mine"}).model_name == "mine"
 
 
-@pytest.mark.parametrize("pipeline", ["training", "sweep"])
+@pytest.mark.parametrize("pipeline", PIPELINES)
 def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path, pipeline: str):
     for name in ("first.yaml", "second.yaml"):
         compile_pipeline(tmp_path / name, pipeline)

@@ -54,7 +54,7 @@ class SlicePair:
 
 
 def write_phantom(
-    folder: Path, config: PhantomConfig | None = None, progress: Callable[[int, int], None] | None = None
+    folder: Path, config: PhantomConfig | None = None, progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Writes the data root `folder`: CT-MRI/{CT,MRI,truth/<structure>}/<name>.png and phantom.json.
 
@@ -75,7 +75,7 @@ def write_phantom(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_tree(root: Path, config: PhantomConfig, progress: Callable[[int, int], None] | None) -> None:
+def _write_tree(root: Path, config: PhantomConfig, progress: Callable[[int, int], object] | None) -> None:
     homes = {"ct": root / "CT-MRI/CT", "mri": root / "CT-MRI/MRI"}
     homes |= {structure: root / "CT-MRI/truth" / structure for structure in STRUCTURES}
     for home in homes.values():

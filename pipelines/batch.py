@@ -1,0 +1,69 @@
+"""Fuse every pair of a folder or an S3 prefix on this machine: the batch pipeline's steps, one after the other."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.batch.steps import check_step, fuse_step, report_step
+from components.ingest.phantom import PhantomConfig
+from model.errors import InputError
+from pipelines.code import code_version, git_commit
+from pipelines.local import local_tracking_uri
+
+# As in the pipeline.
+_PHANTOM = PhantomConfig(subjects=3, slices=4)
+
+
+def fuse_batch(
+    source: str,
+    destination: str,
+    collection: str,
+    model: str,
+    strategy: str,
+    measures: str,
+    on_error: str,
+    device: str,
+    runs: Path,
+    progress: Callable[..., object],
+) -> dict[str, Any]:
+    """Fuse and measure the pairs, write the summary, and return its manifest; `progress` hears of the pairs done.
+
+    A registered model comes from MLFLOW_TRACKING_URI, or else the local store below `runs`. Raises InputError for
+    whatever the user can mend.
+    """
+    if not destination:
+        raise InputError("no destination; give a folder or s3://bucket/prefix for the results")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if model.startswith("models:") and not uri:
+        if not (runs / "mlflow.db").exists():
+            raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+        uri = local_tracking_uri(runs)
+    with tempfile.TemporaryDirectory() as scratch:
+        plan, chosen, fused, summary = (Path(scratch) / name for name in ("plan", "chosen", "fused", "summary"))
+        asked = source, destination, collection, model, strategy, measures, on_error
+        check_step(*asked, _PHANTOM, plan, chosen, uri, progress)
+        fuse_step(plan, chosen, destination, fused, device, progress)
+        return report_step(plan, chosen, fused, destination, summary, git_commit(), code_version())
+
+
+def print_batch(manifest: dict[str, Any], destination: str) -> None:
+    """What was done, by which model, how far the images drifted, and where everything is."""
+    console, pairs, drift = Console(highlight=False), manifest["pairs"], manifest["drift"]
+    model = manifest["model"]
+    version = f" version {model['version']}" if model["version"] else ""
+    before = f", {pairs['kept']} of them by an earlier run" if pairs["kept"] else ""
+    lines = [
+        ("fused", f"{pairs['fused']} {manifest['collection']} pairs{before}"),
+        ("model", f"{model['name']}{version}, weights {model['weights_sha256'][:12]}"),
+        ("drift", drift["missing"] or f"{drift['drifted']} statistics drifted from those of {drift['compared_with']}"),
+    ]
+    lines += [("skipped", f"{fault['pair']}: {fault['problem']}") for fault in manifest["skipped"][:5]]
+    if (more := pairs["skipped"] - 5) > 0:
+        lines.append(("", f"and {more} more; {manifest['collection']}/manifest.json lists them"))
+    lines.append(("results", f"{destination.rstrip('/')}/{manifest['collection']}"))
+    for name, text in lines:
+        console.print(f"{name:<8} {text}", soft_wrap=True, markup=False)
