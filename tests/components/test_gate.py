@@ -127,7 +127,7 @@ class TestChampion:
         verdict = judge(table, "7")
         assert not verdict.promoted
         assert verdict.reason.startswith("the champion (version 7) could not be measured on these pairs (")
-        assert "alias `champion`" in verdict.reason
+        assert "`fusion models promote`" in verdict.reason
 
     def test_one_that_is_champion_no_more_is_no_obstacle(self):
         assert judge(make_table(0.5, champion=("7", 0.9))).promoted
