@@ -1,6 +1,8 @@
 """The registry on MLflow as a team runs it: PostgreSQL, S3, users and passwords, and connections that fail."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -75,6 +77,12 @@ def test_a_model_goes_through_the_gate_into_the_registry_and_back(keeper, mlflow
     with connected(""):
         loaded = mlflow.pyfunc.load_model("models:/ct-mri@champion")
     np.testing.assert_allclose(loaded.predict(stacks()), wanted, atol=1e-5)
+
+    command = [sys.executable, "-m", "pipelines.cli", "models", "rollback", "--model-name", "ct-mri", "--yes"]
+    done = subprocess.run([*command, "--reason", "test"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = fetch.resolve_model("models:/ct-mri@champion", tmp_path / "cache")
+    np.testing.assert_array_equal(fuse(folder, stacks()), fuse(tmp_path / "0" / "model", stacks()))
 
 
 def test_who_may_not_is_told_so_in_one_line(keeper, mlflow_server, tmp_path):
