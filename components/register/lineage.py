@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.ingest.layout import COLLECTIONS, order
 from components.ingest.version import file_md5
-from components.register.catalogue import Version, models, versions
+from components.register.catalogue import NAME_ANOTHER, Version, models, versions
 from components.register.history import own_measures
 from components.register.record import SPLIT_FILE
 from components.tracking import find_run, shown
@@ -66,6 +66,14 @@ class Wanted:
             raise InputError(f"no file {image}; name a pair (16003), COLLECTION/MODALITY/NAME.png, an MD5 or a file")
         return cls(name=image.removesuffix(".png"), collection=collection)
 
+    @property
+    def title(self) -> str:
+        """What is looked for, in words."""
+        what = f"subject {self.subject}" if self.subject else f"pair {self.name}"
+        if self.md5:
+            what = f"the image with MD5 {self.md5}"
+        return f"{what} of {self.collection}" if self.collection else what
+
     def matches(self, pair: dict[str, Any]) -> bool:
         """Whether a pair of a split is meant."""
         if self.subject:
@@ -97,7 +105,7 @@ def who_saw(client: MlflowClient, wanted: Wanted, model_name: str | None = None)
     """
     return [
         _sighting(client, version, wanted)
-        for model in models(client, model_name)
+        for model in models(client, model_name, NAME_ANOTHER)
         for version in versions(client, model)
         if wanted.collection in ("", version.tags.get("collection", wanted.collection))
     ]

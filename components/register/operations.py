@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components.register.aliases import CHAMPION, PREVIOUS, crown
-from components.register.catalogue import RETIRED_TAG, Version, aliases, models, versions
+from components.register.catalogue import NAME_ANOTHER, RETIRED_TAG, Version, aliases, models, versions
 from components.register.history import PROMOTED, RESTORED, RETIRED, ROLLED_BACK, champions, events, note
 from model.errors import InputError
 
@@ -28,7 +28,7 @@ def user() -> str:
 
 def champion(client: MlflowClient, name: str) -> str | None:
     """The champion's number, None without one."""
-    return aliases(models(client, name)[0]).get(CHAMPION)
+    return aliases(models(client, name, NAME_ANOTHER)[0]).get(CHAMPION)
 
 
 def promote(client: MlflowClient, version: Version, *, over: str | None, reason: str, by: str) -> None:
@@ -45,7 +45,7 @@ def check_promotable(version: Version) -> None:
         why = version.tags.get("retired_reason", "")
         raise InputError(
             f"version {version.number} of {version.model} is retired ({why}); bring it back by `fusion models retire "
-            f"{version.number} --undo`, or promote another"
+            f"{version.uri} --undo --reason ...`, or promote another"
         )
 
 
