@@ -19,6 +19,7 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 SPLITS = ("train", "validation", "test")
 CODE = ("git_commit", "code_version", "image")
@@ -146,12 +147,24 @@ def read_file(client: MlflowClient, version: Version, name: str) -> tuple[str | 
     """
     if not version.run_id:
         return None, "it has no run"
-    if not find_run(client, version.run_id, deleted=True):
+    run = find_run(client, version.run_id, deleted=True)
+    if not run:
         return None, f"its run {version.run_id} is gone"
+    if away := _absent_store(run):
+        return None, f"there is no folder {away}, where its run keeps its files; bring it back"
     text = _reading(f"{name} of {version.uri}", lambda: _artifact(client, version.run_id, name))
     if text is None:
         return None, f"its run has no {name}: registered by hand, or by a program older than that file"
     return text, ""
+
+
+def _absent_store(run: Run) -> Path | None:
+    """The folder of a run's experiment if it should lie here and does not; MLflow would call the run empty."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    uri = run.info.artifact_uri
+    folder = Path(local_file_uri_to_path(uri)).parents[1] if uri.startswith(("/", "file:")) else None
+    return folder if folder and not folder.is_dir() else None
 
 
 def _reading(what: str, read: Callable[[], str | None]) -> str | None:

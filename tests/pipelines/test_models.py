@@ -205,6 +205,16 @@ class TestLineage:
         _, by_hand = models("lineage", "models:/by-hand/1", json_=True)
         assert by_hand["parents"] is None and by_hand["data"]["unknown"] == "it has no run"
 
+    def test_a_folder_of_files_that_is_away_is_not_taken_for_a_model_registered_by_hand(self, models, store):
+        artifacts = store.runs / "artifacts"
+        artifacts.rename(store.runs / "elsewhere")
+        try:
+            code, found = models("lineage", "--subject", "1", "--model-name", "ct-mri", json_=True)
+        finally:
+            (store.runs / "elsewhere").rename(artifacts)
+        assert code == 1 and not found["saw"] and not found["did_not"]
+        assert {row["why"].partition(",")[0] for row in found["unknown"]} == {f"there is no folder {artifacts}"}
+
     def test_files_that_are_there_and_cannot_be_read_are_no_answer(self, models, store, refused, monkeypatch):
         made = registered(store, "shut", 8, 0.5, WHO["1"])
         (place,) = (store.runs / "artifacts").rglob(f"{made.run_id}/artifacts/split.json")
