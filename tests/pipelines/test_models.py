@@ -13,6 +13,7 @@ from components.register.catalogue import choose
 from components.register.history import PROMOTED, Event, champions
 from components.register.record import Origin
 from components.tracking import connected
+from model.errors import InputError
 from tests import registered as steps
 from tests.mlflow_servers import Quiet, bad_server, free_port, serving
 from tests.registered import make_folders, make_table, register
@@ -331,6 +332,20 @@ class TestChampion:
         assert standing(heirs.client, heirs.name) == {"champion": "3", "previous": "1"}
         models("rollback", "--model-name", heirs.name, "--yes")
         assert standing(heirs.client, heirs.name) == {"champion": "1"}
+
+    def test_what_another_did_while_the_user_was_asked_counts(self, heirs):
+        client, name = heirs.client, heirs.name
+        two, four = (choose(client, number, name) for number in ("2", "4"))
+        promote(client, name, "4")
+        with pytest.raises(InputError, match="version 4 is the champion"):
+            operations.retire(client, four, without_champion=False, reason="r", by="bob")
+        assert not choose(client, "4", name).retired
+        operations.retire(client, two, without_champion=False, reason="consent", by="ann")
+        with pytest.raises(InputError, match=r"version 2 of .* is retired"):
+            operations.promote(client, two, over="4", reason="x", by="bob")
+        with pytest.raises(InputError, match=r"version 2 of .* is retired"):
+            operations.rollback(client, name, over="4", to="2", reason="x", by="bob")
+        assert standing(client, name)["champion"] == "4"
 
     def test_retiring_takes_aliases_keeps_lineage_and_bars_promotion(self, heirs, models, refused):
         heirs.client.set_registered_model_alias(heirs.name, "challenger", "4")
