@@ -1,9 +1,10 @@
-"""`fusion fuse` of one 256x256 pair: the whole process, and what it does beside the network.
+"""`fusion fuse` of 256x256 pairs: the whole process of one, and what it does beside the network for one and for many.
 
-python -m benchmarks.command [--json] [--model FOLDER]
+python -m benchmarks.command [--json] [--model FOLDER] [--pairs 184]
 
 In one process and in turn: the network alone on images in memory, and everything from the two files to the third;
-`ratio` is the median of the second over that of the first. Then the command itself, from its start to its end.
+`ratio` is the median of the second over that of the first. Then the command itself, from its start to its end; and two
+folders of pairs beside the same pairs in memory, as one batch, whose pairs a second they reach a share of.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,9 +26,12 @@ from benchmarks.fusion import phantom
 from model.fuser import SHIPPED_MODEL, Fuser
 from model.images import Picture, read_image, write_image
 from pipelines.fuse import fuse_files
+from pipelines.fuse_folders import fuse_folders
 
 ROUNDS = 15
 PROCESSES = 5
+FOLDER_ROUNDS = 3
+SLICES = 24  # of the phantom; more pairs are these again
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -36,8 +41,29 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def measure_folders(folder: Path, model: Path, count: int) -> dict[str, Any]:
+    """Pairs a second of two folders of `count` pairs, and of the same images in memory; the folders' share of those."""
+    images, fuser = phantom(min(count, SLICES)), Fuser.load(model)
+    for name, stack in zip(("a", "b"), images, strict=True):
+        (folder / name).mkdir()
+        for index in range(count):
+            write_image(folder / name / f"{index}.png", Picture(stack[index % len(stack)], None, 8))
+    pair = [stack[torch.arange(count) % len(stack)] for stack in images]
+    fuser.fuse(*(stack[:1] for stack in pair))
+
+    def fuse_into(out: Path) -> None:
+        fuse_folders(folder / "a", folder / "b", out, lambda: fuser, lambda *_: None)
+
+    batch, files = [], []
+    for number in range(FOLDER_ROUNDS):
+        batch.append(seconds(lambda: fuser.fuse(*pair)))
+        files.append(seconds(partial(fuse_into, folder / f"out-{number}")))
+    shares = [alone / both for alone, both in zip(batch, files, strict=True)]
+    return {"pairs": count, "batch_s": median(batch), "folders_s": median(files), "share": median(shares)}
+
+
 def measure(folder: Path, model: Path) -> dict[str, Any]:
-    """The figures, of a pair that is written to `folder` first."""
+    """The figures of one pair, which is written to `folder` first."""
     a, b, out = (folder / f"{name}.png" for name in ("ct", "mri", "fused"))
     for path, image in zip((a, b), phantom(1), strict=True):
         write_image(path, Picture(image[0], None, 8))
@@ -67,9 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="model folder; default: the one that ships")
+    parser.add_argument("--pairs", type=int, default=184, help="pairs of the folders")
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.model)
+        result["folders"] = measure_folders(Path(folder), arguments.model, arguments.pairs)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
@@ -80,6 +108,11 @@ def main() -> None:
     print(
         f"  the command as a whole   {process['median']:7.2f} s    {process['fastest']:.2f} to {process['slowest']:.2f}"
         f" of {PROCESSES}"
+    )
+    folders = result["folders"]
+    print(
+        f"  {folders['pairs']} pairs of two folders {folders['pairs'] / folders['folders_s']:7.2f} a second"
+        f"   {folders['share']:.2f} of a batch in memory"
     )
 
 

@@ -1,7 +1,5 @@
 """A fused volume as a new DICOM series: made anew from pixels and geometry, so that no patient's data can be in it."""
 
-import os
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.errors import InputError
+from model.new_folder import new_folder
 from model.volumes import Volume
 
 ANONYMOUS = "ANONYMOUS"
@@ -25,28 +23,11 @@ def write_series(folder: Path, volume: Volume, progress: Callable[[int, int], No
     and nothing has a date. The folder must be new or empty and appears whole or not at all; raises InputError if it
     cannot be.
     """
-    folder = folder.resolve()
-    check_series_folder(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        aside.mkdir()
+    with new_folder(folder) as aside:
         make = _slice_maker(volume)
         for index in range(len(volume.pixels)):
             make(index).save_as(aside / f"{index + 1:04d}.dcm", enforce_file_format=True)
             progress(index + 1, len(volume.pixels))
-        aside.replace(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another place") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def check_series_folder(folder: Path) -> None:
-    """Raise InputError unless a series can be written to a folder of that name."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder; name a new one for the series")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"cannot write {folder}: there is no folder {folder.parent}; choose another place")
 
 
 def _slice_maker(volume: Volume) -> Callable[[int], Any]:

@@ -191,11 +191,16 @@ def compile_(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="First image or volume: CT, PET or SPECT.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second image, of the same size, or volume: MR.", readable=False)],
+    a: Annotated[Path, typer.Argument(help="First image, folder or volume: CT, PET or SPECT.", readable=False)],
+    b: Annotated[Path, typer.Argument(help="Second image, of the same size, folder or volume: MR.", readable=False)],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Fused image; of volumes .nii, .nii.gz or a DICOM folder.", readable=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Fused image; of folders a new one; of volumes .nii, .nii.gz or a DICOM folder.",
+            readable=False,
+        ),
     ],
     model: Annotated[
         str | None,
@@ -223,7 +228,7 @@ def fuse(
     ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Fuse two images into one, or two volumes slice by slice.
+    """Fuse two images into one, two folders of images by their names, or two volumes slice by slice.
 
     Grey images have 8 or 16 bits; a level counts as its share of 255 or 65535, and the result has 16 bits if either
     source has (PNG and TIFF hold them). One of the two may be in 8-bit colour: its luma is fused, its colour put back.
@@ -232,22 +237,28 @@ def fuse(
     the first where it has another, not registered; the output lies where the first does, and names no patient. What
     each is taken for, and why, is told: by the DICOM header, Hounsfield units, the BIDS sidecar's Modality or the name.
     """
+    from pipelines.display import progress_bar
     from pipelines.fuse import fuse_files, load_fuser, model_path
+    from pipelines.fuse_folders import are_folders, fuse_folders
     from pipelines.fuse_volumes import are_volumes, fuse_volumes
+
+    def load() -> Any:
+        return load_fuser(model_path(model, runs), strategy, batchnorm)
 
     if not are_volumes(a, b):
         for option, value in (("--window", window), ("--dtype", dtype), ("--keep-order", keep_order or None)):
             if value is not None:
                 raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
-        fuse_files(a, b, output, model, strategy, batchnorm, runs)
+        if not are_folders(a, b):
+            fuse_files(a, b, output, model, strategy, batchnorm, runs)
+            return
+        with progress_bar("fuse") as advance:
+            count, alone = fuse_folders(a, b, output, load, advance)
+        left = f"; left out: {alone} without a partner of the same name" if alone else ""
+        typer.echo(one_line(f"fused {count} pair{'s' if count > 1 else ''}; wrote {output}{left}"))
         return
-    from pipelines.display import progress_bar
-
     with progress_bar("fuse") as advance:
-        done = fuse_volumes(
-            *(a, b, output, lambda: load_fuser(model_path(model, runs), strategy, batchnorm), window, dtype, advance),
-            keep_order=keep_order,
-        )
+        done = fuse_volumes(a, b, output, load, window, dtype, advance, keep_order=keep_order)
     slices = f"{done.slices} slice{'s' if done.slices > 1 else ''}"
     typer.echo(one_line(f"first: {a} ({done.first}); second: {b} ({done.second})"))
     typer.echo(one_line(f"fused {slices}, {done.how}; wrote {output}"))

@@ -9,11 +9,12 @@ import numpy as np
 import psutil
 import torch
 
-from model.dicom_series import check_series_folder, write_series
+from model.dicom_series import write_series
 from model.errors import InputError
 from model.fuser import Fuser
 from model.images import same_file
 from model.modality import Evidence, check_order, evidence
+from model.new_folder import check_new_folder
 from model.nifti import Dtype, write_nifti
 from model.pairing import VolumePair, pair_volumes
 from model.volumes import Volume, Window, display_range, is_volume, read_volume, shown
@@ -122,7 +123,7 @@ def _check_output(a: Path, b: Path, output: Path, dtype: str | None) -> Kind:
     for source in (a, b):
         if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{output} lies in the source {source} and would become part of it; name another place")
-    check_series_folder(output)
+    check_new_folder(output)
     return "series"
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from components.evaluate.viewer.scene import DEEPEST, Side
 from components.ingest.contact_sheet import spread
-from components.ingest.layout import order
 from model.errors import InputError, one_line
-from model.images import EXTENSIONS, Picture, join_colour
+from model.images import Picture, join_colour
 from model.modality import Evidence
 from model.volumes import OTHER, Volume, shown
 from pipelines.fuse import read_pictures
+from pipelines.fuse_folders import are_folders, images_of_same_names
 from pipelines.fuse_volumes import are_volumes, read_volumes
 
 MAX_PIXELS = 2**27
@@ -62,36 +62,15 @@ def read_sources(a: Path, b: Path, most: int, images_a_pair: int, window: str | 
     for option, value in (("--window", window), ("--keep-order", keep_order or None)):
         if value is not None:
             raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
-    if not (a.is_dir() or b.is_dir()):
+    if not are_folders(a, b):
         labels = _labels(a, b)
         title = f"{a.name}, {' and '.join(labels)}" if a.name == b.name else f"{a.name} and {b.name}"
         return _pictures([(a, b)], labels, title, images_a_pair, ())
-    named, alone = _same_names(a, b)
+    named, alone = images_of_same_names(a, b)
     chosen = spread(named, most)
     notes = [f"{len(chosen)} of {len(named)} pairs, spread evenly."] if len(chosen) < len(named) else []
     notes += [f"{alone} images without a partner of the same name are left out."] if alone else []
     return _pictures(chosen, _labels(a, b), f"{a.name} and {b.name}", images_a_pair, tuple(notes))
-
-
-def _same_names(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], int]:
-    """The images of the same name in two folders, by name, and how many have no partner."""
-    found = []
-    for folder in (a, b):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder, the other one is; give two images or two folders")
-        images: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
-                if path.stem in images:
-                    raise InputError(f"{folder} has {path.stem} twice; keep one of the two files")
-                images[path.stem] = path
-        found.append(images)
-    both = sorted(found[0].keys() & found[1].keys(), key=order)
-    if not both:
-        raise InputError(
-            f"no image in {a} has one of the same name in {b}; name pairs alike, as CT/1.png and MRI/1.png"
-        )
-    return [(found[0][name], found[1][name]) for name in both], len(found[0].keys() ^ found[1].keys())
 
 
 def _pictures(

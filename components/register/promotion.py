@@ -13,7 +13,7 @@ from components.register import gate
 from components.register.aliases import CHAMPION, Overtaken, challenge, crown
 from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
-from components.register.history import PROMOTED, note
+from components.register.history import PROMOTED, events, note
 from model.errors import InputError
 from model.fuser import Fuser
 
@@ -57,7 +57,8 @@ def settle(
     while verdict.promoted:
         try:
             crown(client, name, number, over=verdict.over or None, reason=verdict.reason, by="gate")
-            note(client, name, PROMOTED, number, over=verdict.over or None, reason=verdict.reason, by="gate")
+            if not any(event.action == PROMOTED and event.version == number for event in events(client, name)):
+                note(client, name, PROMOTED, number, over=verdict.over or None, reason=verdict.reason, by="gate")
             break
         except Overtaken:
             if _was_champion(client, name, number):

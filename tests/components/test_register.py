@@ -234,6 +234,7 @@ class TestComponent:
         assert all(inputs[name].description for name in inputs)
         assert "pip install" not in text and IMAGE in text
 
+    @pytest.mark.integration
     def test_the_local_runner_registers_with_a_server_and_a_stranger_uses_the_model(
         self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

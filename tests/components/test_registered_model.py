@@ -141,6 +141,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.integration
 class TestAway:
     """The registry answered once and does not any more."""
 

@@ -283,6 +283,7 @@ def test_every_trial_is_a_run_below_the_search_s(twice: SimpleNamespace):
         assert {file.path for file in client.list_artifacts(twice.parent)} == {"sweep.json", "trials.csv"}
 
 
+@pytest.mark.integration
 def test_a_pipeline_s_failed_trial_is_passed_on_as_such_and_the_best_is_copied(
     twice: SimpleNamespace, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from components.register.history import PREFIX, events
 from components.tracking import connected
 from tests.registered import make_folders, make_table, register
 
@@ -67,7 +69,9 @@ def state(uri: str) -> dict:
             versions[int(found.version)] = (tags, found.description, gate, run.data.metrics, run.data.params)
         runs = client.search_runs([client.get_experiment_by_name("fusion").experiment_id])
         aliases = {alias: int(version) for alias, version in model.aliases.items()}
-        return {"aliases": aliases, "tags": model.tags, "versions": versions, "runs": len(runs)}
+        told = [asdict(event) | {"at": ""} for event in events(client, "ct-mri")]
+        tags = {key: value for key, value in model.tags.items() if not key.startswith(PREFIX)}
+        return {"aliases": aliases, "events": told, "tags": tags, "versions": versions, "runs": len(runs)}
 
 
 def test_a_registration_killed_anywhere_and_run_again_ends_as_an_uncut_one(tmp_path):

@@ -121,7 +121,7 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
     pair, model = ("ct.png", "mr.png", "-o", "o.png"), ("--model", "model")
     cases = {
         ("ct.png", "absent.png", "-o", "o.png", *model): "no such image: absent.png",
-        ("ct.png", ".", "-o", "o.png", *model): ". is a folder",
+        ("ct.png", ".", "-o", "o.png", *model): "ct.png is no folder",
         ("ct.png", "other.png", "-o", "o.png", *model): "ct.png is 20x18, other.png is 20x20",
         ("pet.png", "pet.png", "-o", "o.png", *model): "are both in colour",
         ("text.png", "mr.png", "-o", "o.png", *model): "text.png is not an image",
@@ -163,3 +163,42 @@ def test_images_too_large_for_this_machine_are_refused_before_it_runs_out_of_mem
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     said = refused("fuse", "a.png", "a.png", "-o", "o.png", "--model", "model")
     assert "a.png is 3000x2000, which takes 15 GiB of memory to fuse, and 8 GiB are free" in said
+
+
+@pytest.fixture
+def folders(folder, colour):
+    """Two folders of three pairs, one of them in colour and one of another size, and an image without partner."""
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    for name, first in (("1", "ct.png"), ("2", "pet.png")):
+        (folder / "a" / f"{name}.png").write_bytes((folder / first).read_bytes())
+        (folder / "b" / f"{name}.png").write_bytes((folder / "mr.png").read_bytes())
+    levels = np.random.default_rng(8).integers(0, 2**16, (2, 12, 14), dtype=np.uint16)
+    for name, image in zip(("a", "b"), levels, strict=True):
+        Image.fromarray(image).save(folder / name / "10.tif")
+    (folder / "b" / "11.png").write_bytes((folder / "mr.png").read_bytes())
+    return folder
+
+
+def test_folders_are_fused_pair_by_pair_as_their_images_are(folders, fusion):
+    done = fusion("fuse", "a", "b", "-o", "out", "--model", "model")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "fused 3 pairs; wrote out; left out: 1 without a partner of the same name\n"
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["1.png", "10.png", "2.png"]
+    for name, suffix in (("1", "png"), ("2", "png"), ("10", "tif")):
+        one = fusion("fuse", f"a/{name}.{suffix}", f"b/{name}.{suffix}", "-o", f"{name}.png", "--model", "model")
+        assert one.returncode == 0, one.stderr
+        assert (folders / f"{name}.png").read_bytes() == (folders / "out" / f"{name}.png").read_bytes()
+
+
+def test_folders_that_cannot_be_fused_leave_nothing(folders, refused):
+    out = folders / "out"
+    assert "a/1.png is no folder, the other one is" in refused("fuse", "a/1.png", "b", "-o", "out")
+    assert "--window is for volumes" in refused("fuse", "a", "b", "-o", "out", "--window", "40/80")
+    assert "b is not an empty folder; name a new one" in refused("fuse", "a", "b", "-o", "b")
+    (folders / "a" / "2.png").write_bytes(b"no image")
+    assert "a/2.png" in refused("fuse", "a", "b", "-o", "out", "--model", "model")
+    assert not out.exists() and not list(folders.glob(".out*"))
+    for path in (folders / "b").iterdir():
+        path.rename(path.with_name(f"mr-{path.name}"))
+    assert "name pairs alike" in refused("fuse", "a", "b", "-o", "out")

@@ -183,6 +183,7 @@ def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
     assert not psutil.wait_procs(family, timeout=300)[1]
 
 
+@pytest.mark.integration
 def test_an_interrupt_ends_every_process_and_the_next_run_works(ran):
     folder, _ = ran
     logs = set((folder / "runs").glob("*/run.log"))

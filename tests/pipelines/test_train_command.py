@@ -35,6 +35,7 @@ def started(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.integration
 def test_a_torchrun_that_is_killed_takes_its_worker_along_and_is_told_in_one_line(tmp_path):
     process = started("--epochs", "1000", "-o", "model", cwd=tmp_path)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -49,6 +50,7 @@ def test_a_torchrun_that_is_killed_takes_its_worker_along_and_is_told_in_one_lin
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGHUP, RESUMABLE)])
 def test_a_command_that_is_killed_or_loses_its_terminal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     command = [FUSION, "train", *SMALL, "--epochs", "1000", "--checkpoint-every", "9999", "-o", "model"]
