@@ -1,6 +1,5 @@
 """Fuse every pair of a folder or an S3 prefix on this machine: the batch pipeline's steps, one after the other."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from components.batch.steps import check_step, fuse_step, report_step
 from components.ingest.phantom import PhantomConfig
 from model.errors import InputError
 from pipelines.code import code_version, git_commit
-from pipelines.local import local_tracking_uri
+from pipelines.local import registry_uri
 
 # As in the pipeline.
 _PHANTOM = PhantomConfig(subjects=3, slices=4)
@@ -37,11 +36,7 @@ def fuse_batch(
     """
     if not destination:
         raise InputError("no destination; give a folder or s3://bucket/prefix for the results")
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if model.startswith("models:") and not uri:
-        if not (runs / "mlflow.db").exists():
-            raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
-        uri = local_tracking_uri(runs)
+    uri = registry_uri(runs) if model.startswith("models:") else ""
     with tempfile.TemporaryDirectory() as scratch:
         plan, chosen, fused, summary = (Path(scratch) / name for name in ("plan", "chosen", "fused", "summary"))
         asked = source, destination, collection, model, strategy, measures, on_error

@@ -22,6 +22,7 @@ import psutil
 
 from components.progress import parse
 from components.register.record import RUN_VARIABLE
+from components.tracking import sqlite_path
 from model.errors import InputError
 from pipelines.parameters import Parameters
 
@@ -192,6 +193,9 @@ def registry_uri(runs: Path) -> str:
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if not server and not (runs / "mlflow.db").exists():
         raise InputError(f"no local MLflow store in {runs}; set MLFLOW_TRACKING_URI, or make one with `fusion run`")
+    database = sqlite_path(server or "")
+    if database and not database.exists():  # MLflow would make it, and a mistyped path look like an empty registry.
+        raise InputError(f"no MLflow store at {database}; mend MLFLOW_TRACKING_URI, or make one with `fusion run`")
     return server or local_tracking_uri(runs)
 
 

@@ -115,7 +115,7 @@ def lineage(
     wanted = Wanted.of(subject, image, collection)
     with _registry(runs) as client:
         found = who_saw(client, wanted, model_name)
-    _print_json(told_sightings(found)) if as_json else print_sightings(found)
+    _print_json(told_sightings(found)) if as_json else print_sightings(found, wanted)
     if any(sighting.unknown for sighting in found):
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from model.errors import one_line
 
 if TYPE_CHECKING:
     from components.register.catalogue import Version
-    from components.register.lineage import Sighting
+    from components.register.lineage import Sighting, Wanted
 
 # What fits in 80 columns beside the rest; `show` has every measure.
 LISTED = {"qabf": "Q^AB/F", "ssim": "SSIM", "vif": "VIF"}
@@ -144,11 +144,12 @@ def told_sightings(found: Sequence["Sighting"]) -> dict[str, list[dict[str, Any]
     }
 
 
-def print_sightings(found: Sequence["Sighting"]) -> None:
-    """A table of the versions that saw it, then those of which it is not known, then how many did not."""
+def print_sightings(found: Sequence["Sighting"], wanted: "Wanted") -> None:
+    """A table of the versions that saw what was wanted, then those of which it is not known, then how many did not."""
     console, told_of = _console(), told_sightings(found)
     count = len(told_of["saw"])
-    console.print(f"{count or 'no'} version{'s' if count > 1 else ''} saw it" + (":" if count else ""))
+    head = one_line(f"{count or 'no'} version{'s' if count > 1 else ''} saw {wanted.title}")
+    console.print(head + (":" if count else ""), soft_wrap=True)
     for model, rows in groupby(told_of["saw"], key=lambda row: row["model"]):
         table = _table("", "standing", "split", "pairs", "data")
         for row in rows:

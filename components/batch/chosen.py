@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from components.register.catalogue import choose
 from components.register.fetch import resolve_model
 from components.register.record import STATISTICS_FILE
 from components.tracking import connected
 from model.fuser import CONFIG_FILE, SHIPPED_MODEL, WEIGHTS_FILE, Fuser, weights_sha256
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 _FACTS = "model.json"
-_REGISTERED = re.compile(r"models:/(?P<name>[\w.-]+)@(?P<alias>[\w.-]+)")
 _KEPT_TAGS = ("dataset_version", "collection", "git_commit", "code_version", "seed")
 SHIPPED = "the shipped model"
 A_FOLDER = "a model folder"  # its name is nobody's business
@@ -107,9 +103,8 @@ def _registered(model: str, collection: str, tracking_uri: str, cache: Path) -> 
     import mlflow
 
     with connected(tracking_uri) as client:
-        pinned = _pinned(client, model)
-    folder = resolve_model(pinned, cache, tracking_uri)
-    name, _, number = pinned.removeprefix("models:/").rpartition("/")
+        found = choose(client, model)
+    folder, name, number = resolve_model(found.uri, cache, tracking_uri), found.model, found.number
     with connected(tracking_uri) as client:
         version = client.get_model_version(name, number)
         learned = {tag: version.tags[tag] for tag in _KEPT_TAGS if version.tags.get(tag)}
@@ -122,13 +117,3 @@ def _registered(model: str, collection: str, tracking_uri: str, cache: Path) -> 
     elif kept.get("collection") != collection:
         missing = f"{name} version {number} learned from {kept.get('collection')}"
     return _Origin(name, number, folder, learned, None if missing else kept["modalities"], missing)
-
-
-def _pinned(client: MlflowClient, model: str) -> str:
-    """The address with the version that its alias stands for today; as it is where the registry is to refuse it."""
-    match = _REGISTERED.fullmatch(model)
-    if match is None:
-        return model
-    models = client.search_registered_models(f"name = '{match['name']}'")
-    version = models[0].aliases.get(match["alias"]) if models else None
-    return f"models:/{match['name']}/{version}" if version else model

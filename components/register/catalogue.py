@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RETIRED_TAG = "retired_at"
 RUNS_A_REQUEST = 100
+NAME_ANOTHER = "; name one by --model-name"
+"""The advice where the name of a model that is not there came from that option or its default."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,15 @@ class Version:
         )
 
 
-def models(client: MlflowClient, name: str | None = None) -> list[RegisteredModel]:
-    """Every registered model, by name, or the one of that name; InputError if there is none of that name."""
+def models(client: MlflowClient, name: str | None = None, advice: str = "") -> list[RegisteredModel]:
+    """Every registered model, by name, or the one of that name; InputError, with the advice, if there is none."""
     found = sorted(
         all_pages(lambda token: client.search_registered_models(page_token=token)), key=lambda model: str(model.name)
     )
     chosen = [model for model in found if name in (None, model.name)]
     if name is not None and not chosen:
         known = ", ".join(model.name for model in found) or "none"
-        raise InputError(f"no model {name} in the registry; it has {known}; name one by --model-name")
+        raise InputError(f"no model {name} in the registry; it has {known}{advice}")
     return chosen
 
 
@@ -79,12 +81,13 @@ def aliases(model: RegisteredModel) -> dict[str, str]:
 
 def versions(client: MlflowClient, model: RegisteredModel) -> list[Version]:
     """Every version of a model, the oldest first."""
-    condition = f"name = '{model.name}'"
+    quote = '"' if "'" in model.name else "'"
+    condition = f"name = {quote}{model.name}{quote}"
     found = all_pages(lambda token: client.search_model_versions(condition, page_token=token))
     return [Version.of(each, aliases(model)) for each in sorted(found, key=lambda each: int(each.version))]
 
 
-def choose(client: MlflowClient, text: str, model_name: str) -> Version:
+def choose(client: MlflowClient, text: str, model_name: str = "") -> Version:
     """The version that `text` names: 3, an alias, models:/NAME/3 or models:/NAME@ALIAS; `model_name` where it has none.
 
     Raises InputError if it names none, or there is no such model, version or alias, telling those there are.
@@ -92,7 +95,7 @@ def choose(client: MlflowClient, text: str, model_name: str) -> Version:
     match = re.fullmatch(r"(?:models:/(?P<name>[^/@]+)(?:/(?=\d)|@(?=\D)))?(?P<chosen>[\w.-]+)", text)
     if not match:
         raise InputError(f"{text!r} names no version; write a number, an alias, models:/NAME/3 or models:/NAME@ALIAS")
-    (model,) = models(client, match["name"] or model_name)
+    (model,) = models(client, match["name"]) if match["name"] else models(client, model_name, NAME_ANOTHER)
     chosen, named = match["chosen"], aliases(model)
     if chosen.isdecimal():
         chosen = str(int(chosen))

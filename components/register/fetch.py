@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.register.catalogue import choose
 from components.register.packaging import INPUTS_FILE
 from components.tracking import Away, connected, shown
 from model.errors import InputError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -31,14 +31,14 @@ def resolve_model(uri: str, cache: Path, tracking_uri: str = "") -> Path:
     """
     if not uri.startswith("models:/"):
         return Path(uri)
-    match = re.fullmatch(r"models:/([\w.-]+)(?:/(\d+)|@([\w.-]+))", uri)
-    if not match:
+    if not re.fullmatch(r"models:/[^/@]+(/\d+|@[\w.-]+)", uri):
         raise InputError(f"{uri!r} names no model version: write models:/NAME/VERSION or models:/NAME@ALIAS")
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     note = cache / f"{hashlib.sha256(f'{shown(server)} {uri}'.encode()).hexdigest()[:16]}.json"
     try:
         with connected(tracking_uri) as client:
-            version = _version(client, *match.groups())
+            chosen = choose(client, uri)
+            version = client.get_model_version(chosen.model, chosen.number)
             target = fetch_version(version, cache)
     except Away as away:
         return _remembered(note, uri, away)
@@ -57,24 +57,6 @@ def fetch_version(version: ModelVersion, cache: Path) -> Path:
     if not _is_whole(target, digest):
         _download(version, target)
     return target
-
-
-def _version(client: MlflowClient, name: str, number: str | None, alias: str | None) -> ModelVersion:
-    models = client.search_registered_models(f"name = '{name}'")
-    if not models:
-        known = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise InputError(f"no model {name} in the registry; it has {known}")
-    aliases = models[0].aliases
-    if alias and alias not in aliases:
-        raise InputError(f"no alias {alias} of {name}; it has {', '.join(sorted(aliases)) or 'none'}")
-    chosen, versions = str(aliases[alias] if alias else number), _versions(client, name)
-    if int(chosen) not in versions:
-        raise InputError(f"no model version {chosen} of {name}; it has {', '.join(map(str, versions)) or 'none'}")
-    return client.get_model_version(name, chosen)
-
-
-def _versions(client: MlflowClient, name: str) -> list[int]:
-    return sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
 
 
 def _is_whole(folder: Path, digest: str) -> bool:

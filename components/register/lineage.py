@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.ingest.layout import COLLECTIONS, order
 from components.ingest.version import file_md5
-from components.register.catalogue import Version, models, versions
+from components.register.catalogue import NAME_ANOTHER, Version, models, versions
 from components.register.history import own_measures
 from components.register.record import SPLIT_FILE
 from components.tracking import find_run, shown
@@ -19,6 +19,7 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 SPLITS = ("train", "validation", "test")
 CODE = ("git_commit", "code_version", "image")
@@ -66,6 +67,14 @@ class Wanted:
             raise InputError(f"no file {image}; name a pair (16003), COLLECTION/MODALITY/NAME.png, an MD5 or a file")
         return cls(name=image.removesuffix(".png"), collection=collection)
 
+    @property
+    def title(self) -> str:
+        """What is looked for, in words."""
+        what = f"subject {self.subject}" if self.subject else f"pair {self.name}"
+        if self.md5:
+            what = f"the image with MD5 {self.md5}"
+        return f"{what} of {self.collection}" if self.collection else what
+
     def matches(self, pair: dict[str, Any]) -> bool:
         """Whether a pair of a split is meant."""
         if self.subject:
@@ -97,7 +106,7 @@ def who_saw(client: MlflowClient, wanted: Wanted, model_name: str | None = None)
     """
     return [
         _sighting(client, version, wanted)
-        for model in models(client, model_name)
+        for model in models(client, model_name, NAME_ANOTHER)
         for version in versions(client, model)
         if wanted.collection in ("", version.tags.get("collection", wanted.collection))
     ]
@@ -138,12 +147,24 @@ def read_file(client: MlflowClient, version: Version, name: str) -> tuple[str | 
     """
     if not version.run_id:
         return None, "it has no run"
-    if not find_run(client, version.run_id, deleted=True):
+    run = find_run(client, version.run_id, deleted=True)
+    if not run:
         return None, f"its run {version.run_id} is gone"
+    if away := _absent_store(run):
+        return None, f"there is no folder {away}, where its run keeps its files; bring it back"
     text = _reading(f"{name} of {version.uri}", lambda: _artifact(client, version.run_id, name))
     if text is None:
         return None, f"its run has no {name}: registered by hand, or by a program older than that file"
     return text, ""
+
+
+def _absent_store(run: Run) -> Path | None:
+    """The folder of a run's experiment if it should lie here and does not; MLflow would call the run empty."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    uri = run.info.artifact_uri
+    folder = Path(local_file_uri_to_path(uri)).parents[1] if uri.startswith(("/", "file:")) else None
+    return folder if folder and not folder.is_dir() else None
 
 
 def _reading(what: str, read: Callable[[], str | None]) -> str | None:

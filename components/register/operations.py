@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components.register.aliases import CHAMPION, PREVIOUS, crown
-from components.register.catalogue import RETIRED_TAG, Version, aliases, models, versions
+from components.register.catalogue import NAME_ANOTHER, RETIRED_TAG, Version, aliases, choose, models, versions
 from components.register.history import PROMOTED, RESTORED, RETIRED, ROLLED_BACK, champions, events, note
 from model.errors import InputError
 
@@ -28,15 +28,20 @@ def user() -> str:
 
 def champion(client: MlflowClient, name: str) -> str | None:
     """The champion's number, None without one."""
-    return aliases(models(client, name)[0]).get(CHAMPION)
+    return aliases(models(client, name, NAME_ANOTHER)[0]).get(CHAMPION)
 
 
 def promote(client: MlflowClient, version: Version, *, over: str | None, reason: str, by: str) -> None:
     """Make a version the champion in place of `over`; InputError if it is retired, Overtaken if `over` is no more."""
-    check_promotable(version)
+    check_promotable(_today(client, version))
     crown(client, version.model, version.number, over=over, reason=reason, by=by)
     note(client, version.model, PROMOTED, version.number, over=over, reason=reason, by=by)
     point_previous(client, version.model)
+
+
+def _today(client: MlflowClient, version: Version) -> Version:
+    """The version as it is now: while its user was asked, another may have promoted or retired it."""
+    return choose(client, version.number, version.model)
 
 
 def check_promotable(version: Version) -> None:
@@ -45,7 +50,7 @@ def check_promotable(version: Version) -> None:
         why = version.tags.get("retired_reason", "")
         raise InputError(
             f"version {version.number} of {version.model} is retired ({why}); bring it back by `fusion models retire "
-            f"{version.number} --undo`, or promote another"
+            f"{version.uri} --undo --reason ...`, or promote another"
         )
 
 
@@ -60,7 +65,11 @@ def earlier_champions(client: MlflowClient, name: str) -> list[str]:
 
 
 def rollback(client: MlflowClient, name: str, *, over: str | None, to: str, reason: str, by: str) -> None:
-    """Make `to`, an earlier champion, the champion again in place of `over`; Overtaken if `over` is no more."""
+    """Make `to`, an earlier champion, the champion again in place of `over`.
+
+    Raises Overtaken if `over` is champion no more, InputError if `to` was retired meanwhile.
+    """
+    check_promotable(choose(client, to, name))
     crown(client, name, to, over=over, reason=reason, by=by)
     note(client, name, ROLLED_BACK, to, over=over, reason=reason, by=by)
     point_previous(client, name)
@@ -80,7 +89,7 @@ def retire(client: MlflowClient, version: Version, *, without_champion: bool, re
 
     Raises InputError for the champion, unless the model may be left without one.
     """
-    check_retirable(version, without_champion)
+    check_retirable(_today(client, version), without_champion)
     name, number = version.model, version.number
     now = datetime.now(UTC).isoformat(timespec="seconds")
     for key, value in zip(RETIRED_TAGS, (now, by, reason), strict=True):
@@ -105,6 +114,7 @@ def check_retirable(version: Version, without_champion: bool) -> None:
 
 def restore(client: MlflowClient, version: Version, *, reason: str, by: str) -> None:
     """Undo a retirement: the version may be promoted again; it gets no alias back."""
+    version = _today(client, version)
     check_restorable(version)
     for key in RETIRED_TAGS:
         if key in version.tags:

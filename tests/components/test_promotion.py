@@ -145,7 +145,7 @@ def test_a_champion_that_cannot_be_named_or_fetched_is_said_and_stops_nothing(
     assert find_champion("any", folder, f"http://127.0.0.1:{free_port()}") == ""
     assert "could not be asked for its champion: MLflow server" in capsys.readouterr().out
     assert fetch_champion("models:/ct-mri/9", store.uri) is fetch_champion("") is None
-    assert "the champion models:/ct-mri/9 cannot be judged: no model version 9" in capsys.readouterr().out
+    assert "the champion models:/ct-mri/9 cannot be judged: no version 9" in capsys.readouterr().out
 
 
 def test_a_promotion_cut_short_and_succeeded_since_stays_one(

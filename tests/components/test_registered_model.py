@@ -90,7 +90,7 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("uri", "message"),
         [
-            ("models:/ct-mri/9", "no model version 9 of ct-mri; it has 1$"),
+            ("models:/ct-mri/9", "no version 9 of ct-mri; it has 1$"),
             ("models:/ct-mri@best", "no alias best of ct-mri; it has champion$"),
             ("models:/mri-ct/1", "no model mri-ct .*ct-mri"),
             ("models:/ct-mri", "models:/NAME/VERSION"),

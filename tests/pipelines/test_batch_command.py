@@ -51,6 +51,8 @@ def test_it_says_what_was_done_by_which_model_and_where_the_results_are(tmp_path
     }
     again = fusion("batch", images, "out", "--measures", "en,qabf")
     assert "2 CT-MRI pairs, 2 of them by an earlier run" in again.stdout
+    page = (tmp_path / "out" / "CT-MRI" / "report.html").read_text()
+    assert "Of the fused pairs, an earlier run had done 2." in page  # and not of those that could not be fused
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, images, folder, refused, ward, aws):

@@ -13,6 +13,7 @@ from components.register.catalogue import choose
 from components.register.history import PROMOTED, Event, champions
 from components.register.record import Origin
 from components.tracking import connected
+from model.errors import InputError
 from tests import registered as steps
 from tests.mlflow_servers import Quiet, bad_server, free_port, serving
 from tests.registered import make_folders, make_table, register
@@ -132,6 +133,12 @@ class TestLineage:
         assert rows["ct-mri", "3"] == {"train": ["1001", "1002"], "validation": [], "test": []}
         assert rows["pet-mri", "1"]["train"] == ["1001"]
 
+    def test_an_answer_names_what_was_looked_for(self, models):
+        # A mistyped file name is taken for a pair's name, which the reader must see.
+        assert models("lineage", "--image", "absent.png").stdout.startswith("no version saw pair absent\n")
+        assert "saw pair 1001 of CT-MRI:\n" in models("lineage", "--image", "CT-MRI/CT/1001.png").stdout
+        assert models("lineage", "--image", "A" * 32).stdout.startswith("no version saw the image with MD5 aaaa")
+
     def test_whose_split_is_unknown_is_named_and_the_answer_is_not_complete(self, models):
         code, found = models("lineage", "--subject", "7", json_=True)
         unknown = {(row["model"], row["version"]): row["why"] for row in found["unknown"]}
@@ -141,7 +148,7 @@ class TestLineage:
         assert "trained on another dataset version" in unknown["ct-mri", "4"]
         assert len(unknown) + len(found["did_not"]) == 7
         done = models("lineage", "--subject", "7")
-        assert done.returncode == 1 and "no version saw it" in done.stdout
+        assert done.returncode == 1 and "no version saw subject 7\n" in done.stdout
         assert "by-hand version 1: it has no run" in done.stdout and "4 versions did not" in done.stdout
 
     def test_what_is_known_of_a_version_trained_elsewhere_is_told_beside_what_is_not(self, models):
@@ -199,6 +206,16 @@ class TestLineage:
         _, by_hand = models("lineage", "models:/by-hand/1", json_=True)
         assert by_hand["parents"] is None and by_hand["data"]["unknown"] == "it has no run"
 
+    def test_a_folder_of_files_that_is_away_is_not_taken_for_a_model_registered_by_hand(self, models, store):
+        artifacts = store.runs / "artifacts"
+        artifacts.rename(store.runs / "elsewhere")
+        try:
+            code, found = models("lineage", "--subject", "1", "--model-name", "ct-mri", json_=True)
+        finally:
+            (store.runs / "elsewhere").rename(artifacts)
+        assert code == 1 and not found["saw"] and not found["did_not"]
+        assert {row["why"].partition(",")[0] for row in found["unknown"]} == {f"there is no folder {artifacts}"}
+
     def test_files_that_are_there_and_cannot_be_read_are_no_answer(self, models, store, refused, monkeypatch):
         made = registered(store, "shut", 8, 0.5, WHO["1"])
         (place,) = (store.runs / "artifacts").rglob(f"{made.run_id}/artifacts/split.json")
@@ -210,6 +227,15 @@ class TestLineage:
 
 
 class TestReading:
+    def test_a_model_of_someone_else_with_a_quote_in_its_name_is_in_nobodys_way(self, store):
+        with connected(store.uri) as client:
+            client.create_registered_model("O'Brien's net")
+            try:
+                client.create_model_version("O'Brien's net", source="elsewhere")
+                assert choose(client, "models:/O'Brien's net/1").number == "1"
+            finally:
+                client.delete_registered_model("O'Brien's net")
+
     def test_the_list_shows_every_model_and_fits_eighty_columns(self, models):
         said = models("list").stdout
         assert "ct-mri: 4 versions" in said and "by-hand: 2 versions" in said
@@ -307,6 +333,20 @@ class TestChampion:
         models("rollback", "--model-name", heirs.name, "--yes")
         assert standing(heirs.client, heirs.name) == {"champion": "1"}
 
+    def test_what_another_did_while_the_user_was_asked_counts(self, heirs):
+        client, name = heirs.client, heirs.name
+        two, four = (choose(client, number, name) for number in ("2", "4"))
+        promote(client, name, "4")
+        with pytest.raises(InputError, match="version 4 is the champion"):
+            operations.retire(client, four, without_champion=False, reason="r", by="bob")
+        assert not choose(client, "4", name).retired
+        operations.retire(client, two, without_champion=False, reason="consent", by="ann")
+        with pytest.raises(InputError, match=r"version 2 of .* is retired"):
+            operations.promote(client, two, over="4", reason="x", by="bob")
+        with pytest.raises(InputError, match=r"version 2 of .* is retired"):
+            operations.rollback(client, name, over="4", to="2", reason="x", by="bob")
+        assert standing(client, name)["champion"] == "4"
+
     def test_retiring_takes_aliases_keeps_lineage_and_bars_promotion(self, heirs, models, refused):
         heirs.client.set_registered_model_alias(heirs.name, "challenger", "4")
         assert (
@@ -316,7 +356,7 @@ class TestChampion:
         tags = heirs.client.get_model_version(heirs.name, "4").tags
         assert tags["retired_reason"] == "r" and tags["retired_by"] == operations.user() and tags["retired_at"]
         line = refused("models", "promote", "4", "--model-name", heirs.name, "--reason", "x", "--yes")
-        assert "is retired (r)" in line and "--undo" in line
+        assert "is retired (r)" in line and f"retire models:/{heirs.name}/4 --undo --reason ...`" in line
         assert "retired already" in refused(
             "models", "retire", "4", "--model-name", heirs.name, "--reason", "r", "--yes"
         )
@@ -385,9 +425,10 @@ class TestBadInput:
                 ("show", "best", "--model-name", "ct-mri"),
                 "no alias best of ct-mri; it has challenger, champion, previous",
             ),
-            (("show", "1"), "no model ct-mri-fusion-quick in the registry; it has by-hand, ct-mri, pet-mri"),
-            (("list", "nobody"), "no model nobody"),
-            (("rollback", "--model-name", "nobody", "--yes"), "no model nobody"),
+            (("show", "1"), "no model ct-mri-fusion-quick in the registry; it has by-hand, ct-mri, pet-mri; name"),
+            (("list", "nobody"), "no model nobody in the registry; it has by-hand, ct-mri, pet-mri\n"),
+            (("show", "models:/nobody/1"), "no model nobody in the registry; it has by-hand, ct-mri, pet-mri\n"),
+            (("rollback", "--model-name", "nobody", "--yes"), "it has by-hand, ct-mri, pet-mri; name one by --model"),
             (("show", "models:/ct-mri"), "names no version"),
             (("show", "models:/ct-mri/champion"), "names no version"),
             (("diff", "models:/ct-mri/1", "a b"), "'a b' names no version"),
@@ -407,6 +448,11 @@ class TestBadInput:
     def test_without_a_registry(self, refused, tmp_path):
         assert "no local MLflow store in runs; set MLFLOW_TRACKING_URI" in refused("models", "list")
         assert not (tmp_path / "runs").exists()
+
+    def test_a_mistyped_database_is_not_made(self, refused, tmp_path, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/typo/mlflow.db")
+        assert f"no MLflow store at {tmp_path}/typo/mlflow.db; mend MLFLOW_TRACKING_URI" in refused("models", "list")
+        assert not (tmp_path / "typo").exists()
 
     def test_an_unreachable_server_and_one_that_refuses(self, refused, fusion, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")

@@ -137,7 +137,7 @@ def test_a_version_that_does_not_exist_is_told_with_those_that_do(ran, tmp_path)
     uri = "models:/ct-mri-fusion-quick/9"
     done = fusion("fuse", *pair, "-o", str(tmp_path / "o.png"), "--model", uri, cwd=folder, MLFLOW_TRACKING_URI="")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no model version 9") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: no version 9") and done.stderr.count("\n") == 1
     assert "it has 1" in done.stderr
     assert not list(tmp_path.iterdir())
 
