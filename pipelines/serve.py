@@ -8,6 +8,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,20 @@ def load_served(folder: Path, inputs: list[str], device: str = "auto") -> "PyFun
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as aside:
         warnings.simplefilter("ignore")
         path = str(Path(aside) / "model")
-        with packaged(folder, inputs, code=False) as parts:
-            mlflow.pyfunc.save_model(path, **parts)
+        # In a thread that ends: OpenMP would count this one's cores beside those of the thread that fuses.
+        with ThreadPoolExecutor(1) as once:
+            once.submit(_save, folder, inputs, path).result()
         try:
             return mlflow.pyfunc.load_model(path, model_config={"device": device})
         except mlflow.MlflowException as error:
             raise InputError(error.message) from None
+
+
+def _save(folder: Path, inputs: list[str], path: str) -> None:
+    import mlflow
+
+    with packaged(folder, inputs, code=False) as parts:
+        mlflow.pyfunc.save_model(path, **parts)
 
 
 def registered_inputs(folder: Path) -> list[str] | None:
