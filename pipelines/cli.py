@@ -228,7 +228,7 @@ def fuse(
     ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Fuse two images into one, two folders of images by their names, or two volumes slice by slice.
+    """Fuse two images, folders of images or volumes with each other.
 
     Grey images have 8 or 16 bits; a level counts as its share of 255 or 65535, and the result has 16 bits if either
     source has (PNG and TIFF hold them). One of the two may be in 8-bit colour: its luma is fused, its colour put back.
