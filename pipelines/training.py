@@ -4,8 +4,9 @@
 2. validate: judge it by Great Expectations, with Data Docs
 3. preprocess: refuse what failed critically; split by subject, pack for training
 4. train: the network, by torchrun
-5. evaluate: every strategy, baseline and the current champion on the held-out subjects
-6. register: log to MLflow, create the model version, let the gate decide on the champion
+5. champion: name the version that the model is to succeed
+6. evaluate: every strategy, baseline and that champion on the held-out subjects
+7. register: log to MLflow, create the model version, let the gate decide on the champion
 """
 
 from typing import NamedTuple
