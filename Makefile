@@ -9,7 +9,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh
 	@PYTHON=$(PYTHON) infra/setup.sh
@@ -47,6 +47,14 @@ types: $(READY) ## Check the types
 .PHONY: compile
 compile: $(READY) ## Compile the pipelines for Kubeflow
 	@$(BIN)/fusion compile
+
+.PHONY: validate-infra
+validate-infra: $(READY) ## Build the cluster's manifests and check them (.ci/tools.sh installs kubectl and promtool)
+	@$(BIN)/python infra/kubernetes/validate.py
+
+.PHONY: audit
+audit: $(READY) ## Look the locked packages up among the known vulnerabilities
+	@$(BIN)/python infra/audit.py
 
 .PHONY: ui
 ui: $(READY) ## Open the MLflow page on the local store

@@ -16,7 +16,8 @@ from pipelines.cli import app
 from pipelines.serve import GRACE
 
 HERE = Path(__file__).parent
-SERVING = HERE.parent.parent / "infra" / "serving"
+INFRA = HERE.parent.parent / "infra"
+SERVING = INFRA / "serving"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def container(service):
 
 @pytest.fixture
 def schema():
-    return json.loads((HERE / "inferenceservice.schema.json").read_text())
+    return json.loads((INFRA / "kubernetes" / "schemas" / "inferenceservice.schema.json").read_text())
 
 
 def test_the_service_is_what_kserve_accepts(service, schema):
