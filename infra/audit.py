@@ -1,4 +1,4 @@
-"""Look every locked package up in the advisories of the Python Package Index, by pip-audit; tell what is not ours to fear.
+"""Look every locked package up in the advisories of the Python Package Index, by pip-audit.
 
 python infra/audit.py      (`make audit`; exit code 1 for a vulnerability without a reason in IGNORED)
 """

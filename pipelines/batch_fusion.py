@@ -12,7 +12,7 @@ from kfp import dsl
 from components.batch.component import check as check_step
 from components.batch.component import fuse as fuse_step
 from components.batch.component import report as report_step
-from pipelines.training import let_reach_registry, let_reach_s3
+from pipelines.training import let_reach_registry, let_reach_s3, run_unprivileged
 
 
 class BatchResults(NamedTuple):
@@ -88,6 +88,7 @@ def batch_pipeline(
         # The images, the alias and the destination may have changed; the steps themselves find what is done already.
         task.set_caching_options(False)
         let_reach_s3(task)
+    run_unprivileged(checked, fused, reported)
     return BatchResults(
         fused=fused.outputs["fused"], summary=reported.outputs["summary"], page=reported.outputs["page"]
     )

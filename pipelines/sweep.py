@@ -21,7 +21,7 @@ from components.sweep.component import plan as plan_step
 from components.sweep.component import score as score_step
 from components.sweep.component import train_trial as train_trial_step
 from components.validate.component import validate as validate_step
-from pipelines.training import let_announce, let_reach_registry, let_reach_s3
+from pipelines.training import let_announce, let_reach_registry, let_reach_s3, run_unprivileged
 
 # Kubeflow takes a constant here.
 TRIALS_AT_ONCE = 2
@@ -247,6 +247,7 @@ def sweep_pipeline(
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
     let_announce(registered)
+    run_unprivileged(ingested, validated, preprocessed, planned, trained, scored, chosen, found, evaluated, registered)
     return SearchResults(
         data_docs=validated.outputs["data_docs"],
         model=model,

@@ -27,6 +27,7 @@ from components.validate.component import validate as validate_step
 CLUSTER_SETTINGS = "atlas-fusion"
 S3_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
 S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+STEP_USER = 1000  # of the image
 
 
 class Results(NamedTuple):
@@ -56,6 +57,12 @@ def let_reach_s3(task: dsl.PipelineTask) -> None:
     """Give a step the environment that S3 needs, where the cluster has it."""
     kubernetes.use_config_map_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_SETTINGS}, optional=True)
     kubernetes.use_secret_as_env(task, CLUSTER_SETTINGS, {name: name for name in S3_CREDENTIALS}, optional=True)
+
+
+def run_unprivileged(*tasks: dsl.PipelineTask) -> None:
+    """Run steps as the image's user, never as root: a namespace that enforces `restricted` takes no others."""
+    for task in tasks:
+        kubernetes.set_security_context(task, run_as_user=STEP_USER, run_as_group=STEP_USER, run_as_non_root=True)
 
 
 @dsl.pipeline(
@@ -256,6 +263,7 @@ def training_pipeline(
     registered.set_caching_options(False)
     let_reach_registry(registered, optional=False)
     let_announce(registered)
+    run_unprivileged(ingested, validated, preprocessed, trained, found, evaluated, registered)
     return Results(
         data_docs=validated.outputs["data_docs"],
         model=model,

@@ -1,4 +1,4 @@
-"""What `make audit` makes of the answers of pip-audit: it fails for a vulnerability, and says so if nobody was asked."""
+"""What `make audit` makes of pip-audit's answers: a vulnerability fails it, and it says so if nobody was asked."""
 
 import sys
 from pathlib import Path

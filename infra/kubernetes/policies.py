@@ -22,7 +22,7 @@ SECRET_KEYS = {
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     },
     "mlflow-admin": {"username", "password"},
-    "mlflow-metrics": {"username", "password"},
+    "mlflow-reader": {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"},
     "mlflow-backup": {"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"},
     "mlflow-restore": {"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"},
     "mlflow-tls": {"tls.crt", "tls.key"},
@@ -36,7 +36,6 @@ SECRET_KEYS = {
 SOURCES = {
     "kube_": "kube-state-metrics",
     "kubelet_volume_stats_": "the kubelet",
-    "mlflow_http_": "MLflow's --expose-prometheus",
     "kn_serving_": "Knative's queue-proxy",
 }
 """Who measures what alerts ask for, by the beginning of the name."""
@@ -280,7 +279,6 @@ def selects(selector: Manifest, labels: dict[str, str]) -> bool:
 def selectors_select(things: list[Manifest]) -> Iterator[str]:
     """Policies, services, budgets and monitors are of pods that exist here, or that the documented others make."""
     known = [pod.labels for pod in pods(things)] + [{label: "any"} for label in MADE_ELSEWHERE]
-    services = [thing["metadata"].get("labels", {}) for thing in things if thing["kind"] == "Service"]
     for thing in things:
         spec = thing.get("spec", {})
         selectors = {
@@ -288,11 +286,9 @@ def selectors_select(things: list[Manifest]) -> Iterator[str]:
             "Service": lambda spec: [{"matchLabels": spec["selector"]}],
             "PodDisruptionBudget": lambda spec: [spec["selector"]],
             "PodMonitor": lambda spec: [spec["selector"]],
-            "ServiceMonitor": lambda spec: [spec["selector"]],
         }.get(thing["kind"], lambda _: [])(spec)
-        among = services if thing["kind"] == "ServiceMonitor" else known
         for selector in selectors:
-            if not any(selects(selector, labels) for labels in among):
+            if not any(selects(selector, labels) for labels in known):
                 yield f"{name_of(thing)}: selects nothing that exists by {selector}"
 
 

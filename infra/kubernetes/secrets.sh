@@ -49,8 +49,8 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 "
 put mlflow-admin username admin
 put mlflow-admin password "$admin"
-put mlflow-metrics username metrics
-put mlflow-metrics password "$(password)"
+put mlflow-reader MLFLOW_TRACKING_USERNAME reader
+put mlflow-reader MLFLOW_TRACKING_PASSWORD "$(password)"
 put atlas-fusion MLFLOW_TRACKING_USERNAME pipeline
 put atlas-fusion MLFLOW_TRACKING_PASSWORD "$(password)"
 put atlas-fusion AWS_ACCESS_KEY_ID "$STEPS_S3_KEY"

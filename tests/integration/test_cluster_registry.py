@@ -1,8 +1,7 @@
-"""The registry of infra/kubernetes as its manifests say, on loopback: secrets made by secrets.sh, MLflow by the command of
-its Deployment on PostgreSQL, and the very jobs and scripts that a cluster would run: users, backup, restore, champion.
+"""The registry of infra/kubernetes as its manifests say, on loopback: secrets made by secrets.sh, MLflow by the command
+of its Deployment on PostgreSQL, and the very jobs that a cluster would run: users, backup, restore, champion.
 """
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -35,10 +34,10 @@ EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=9"
 def on(database: Database, statement: str, dbname: str = "mlflow", user: str = "atlas", password: str = ""):
     """Run a statement; the rows that it gives."""
     password = password or database.password
-    with psycopg2.connect(host="127.0.0.1", port=database.port, dbname=dbname, user=user, password=password) as made:
-        with made.cursor() as cursor:
-            cursor.execute(statement)
-            rows = cursor.fetchall() if cursor.description else []
+    made = psycopg2.connect(host="127.0.0.1", port=database.port, dbname=dbname, user=user, password=password)
+    with made, made.cursor() as cursor:
+        cursor.execute(statement)
+        rows = cursor.fetchall() if cursor.description else []
     made.close()
     return rows
 
@@ -63,7 +62,7 @@ def cluster(database, tmp_path_factory):
     """The production overlay; its Secrets are those that secrets.sh makes for this database."""
     outside = {"PGHOST": "127.0.0.1", "PGPORT": str(database.port), "PGUSER": OWNER, "PGPASSWORD": "p%w/d"}
     outside |= {"BACKUP_PGUSER": READER, "BACKUP_PGPASSWORD": "r3ad"}
-    outside |= {name: "x" for name in ("MLFLOW_S3_KEY", "MLFLOW_S3_SECRET", "STEPS_S3_KEY", "STEPS_S3_SECRET")}
+    outside |= dict.fromkeys(("MLFLOW_S3_KEY", "MLFLOW_S3_SECRET", "STEPS_S3_KEY", "STEPS_S3_SECRET"), "x")
     command = [HERE / "secrets.sh", "production"]
     made = subprocess.run(command, env=os.environ | outside, capture_output=True, text=True, check=True).stdout
     secrets = {each["metadata"]["name"]: decoded(each) for each in yaml.safe_load_all(made) if each}
@@ -95,14 +94,9 @@ class Server:
             self.process = None
 
     def _command(self) -> tuple[list[str], dict[str, str]]:
-        settings = self.cluster.find("ConfigMap", _settings(self.cluster))["data"]
-        allowed = settings["MLFLOW_SERVER_ALLOWED_HOSTS"] + ",localhost:*"
         artifacts = str(self.cluster.folder / "artifacts")
-        instead = {"MLFLOW_ARTIFACTS_DESTINATION": artifacts, "MLFLOW_SERVER_ALLOWED_HOSTS": allowed}
+        instead = {"MLFLOW_ARTIFACTS_DESTINATION": artifacts}
         command, environment = self.cluster.command("Deployment", "mlflow", **instead)
-        if not importlib.util.find_spec("prometheus_flask_exporter"):
-            at = command.index("--expose-prometheus")
-            del command[at : at + 2]
         return [
             {"0.0.0.0": "127.0.0.1", "5000": str(self.port), "2": "1"}.get(word, word) for word in command
         ], environment
@@ -122,13 +116,6 @@ def server(cluster):
     made = Server(cluster)
     yield made
     made.down()
-
-
-def _settings(cluster: Cluster) -> str:
-    """The ConfigMap that the Deployment names, by its hashed name."""
-    (container,) = cluster.pod("Deployment", "mlflow")["containers"]
-    wanted = next(each for each in container["env"] if each["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS")
-    return wanted["valueFrom"]["configMapKeyRef"]["name"]
 
 
 def run(cluster: Cluster, kind: str, name: str, **instead: str) -> subprocess.CompletedProcess:
@@ -154,14 +141,6 @@ def registry(uri: str) -> dict[str, tuple[str, ...]]:
     with connected(uri) as client:
         (model,) = catalogue.models(client)
         return {version.number: version.aliases for version in catalogue.versions(client, model)}
-
-
-@pytest.fixture
-def steps(cluster, monkeypatch):
-    """The environment of a step: the user that its Secret names."""
-    for name in ("USERNAME", "PASSWORD"):
-        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", cluster.secrets["atlas-fusion"][f"MLFLOW_TRACKING_{name}"])
-    return monkeypatch
 
 
 @pytest.fixture(scope="module")
@@ -204,38 +183,29 @@ def be_a_step(cluster: Cluster, patch) -> None:
         patch.setenv(name, cluster.secrets["atlas-fusion"][name])
 
 
-def user(cluster: Cluster, secret: str = "mlflow-metrics") -> tuple[str, str]:
-    return cluster.secrets[secret]["username"], cluster.secrets[secret]["password"]
+def reader(cluster: Cluster) -> tuple[str, str]:
+    known = cluster.secrets["mlflow-reader"]
+    return known["MLFLOW_TRACKING_USERNAME"], known["MLFLOW_TRACKING_PASSWORD"]
 
 
 def test_only_users_get_in_and_only_by_a_known_name(cluster, up, filled, steps):
-    experiments, metrics = f"{up}{EXPERIMENTS}", user(cluster)
+    experiments, reads = f"{up}{EXPERIMENTS}", reader(cluster)
     assert requests.get(experiments, timeout=30).status_code == 401
-    assert requests.get(experiments, auth=metrics, timeout=30).status_code == 200
+    assert requests.get(experiments, auth=reads, timeout=30).status_code == 200
     harm = {"name": NAME, "alias": "champion"}
-    taken = requests.delete(f"{up}/api/2.0/mlflow/registered-models/alias", json=harm, auth=metrics, timeout=30)
+    taken = requests.delete(f"{up}/api/2.0/mlflow/registered-models/alias", json=harm, auth=reads, timeout=30)
     assert taken.status_code == 403
     for host, status in (("mlflow:5000", 200), ("mlflow.atlas-fusion.svc:5000", 200), ("evil.example.org", 403)):
-        assert requests.get(experiments, auth=metrics, headers={"Host": host}, timeout=30).status_code == status, host
+        assert requests.get(experiments, auth=reads, headers={"Host": host}, timeout=30).status_code == status, host
     assert requests.get(f"{up}/health", headers={"Host": "10.1.2.3:5000"}, timeout=30).status_code == 200
     assert registry(up) == filled
 
 
-def test_prometheus_finds_the_counts_that_alerts_ask_for(cluster, up):
-    if not importlib.util.find_spec("prometheus_flask_exporter"):
-        pytest.skip("needs prometheus-flask-exporter, as the image of MLflow's server does")
-    assert requests.get(f"{up}/metrics", timeout=30).status_code == 401
-    assert requests.get(f"{up}{EXPERIMENTS}", auth=user(cluster), timeout=30).status_code == 200
-    text = requests.get(f"{up}/metrics", auth=user(cluster), timeout=30).text
-    counted = [line for line in text.splitlines() if line.startswith("mlflow_http_request_total{")]
-    assert any('status="200"' in line for line in counted), text[-3000:]
-
-
 def test_a_new_password_in_the_secret_is_the_password_once_the_job_has_run(cluster, up):
-    known, old = cluster.secrets["mlflow-metrics"], user(cluster)
-    known["password"] = "another-long-password"
+    known, old = cluster.secrets["mlflow-reader"], reader(cluster)
+    known["MLFLOW_TRACKING_PASSWORD"] = "another-long-password"
     assert run(cluster, "Job", "mlflow-users", MLFLOW_TRACKING_URI=up).returncode == 0
-    asked = [requests.get(f"{up}{EXPERIMENTS}", auth=who, timeout=30).status_code for who in (old, user(cluster))]
+    asked = [requests.get(f"{up}{EXPERIMENTS}", auth=who, timeout=30).status_code for who in (old, reader(cluster))]
     assert asked == [401, 200]
 
 

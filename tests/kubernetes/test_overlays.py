@@ -86,7 +86,7 @@ def test_one_place_names_the_image_wherever_it_stands(built):
             {"apiVersion": "monitoring.coreos.com/v1", "kind": "Probe", "metadata": {"name": "a"}, "spec": {}}
         ),
         lambda things: things.append({"apiVersion": "acme.org/v1", "kind": "Widget", "metadata": {"name": "a"}}),
-        lambda things: find(things, "ServiceMonitor", "mlflow")["spec"]["endpoints"][0].update(interval="often"),
+        lambda things: find(things, "PodMonitor", "serve")["spec"]["podMetricsEndpoints"][0].update(interval="often"),
         lambda things: find(things, "PrometheusRule", "atlas-fusion")["spec"]["groups"][0]["rules"][0].update(fro="5m"),
         lambda things: predictor(things).update(replicas=2),
         lambda things: node(things)["containers"][0].update(image_=""),
@@ -175,7 +175,6 @@ HARMS = {
         lambda things: rule(things, "mlflow")["ingress"][0]["from"][1]["podSelector"]["matchLabels"].update(app="no"),
         lambda things: find(things, "Service", "mlflow")["spec"]["selector"].update(app="mlfow"),
         lambda things: find(things, "PodDisruptionBudget", "mlflow")["spec"]["selector"]["matchLabels"].update(a="b"),
-        lambda things: find(things, "ServiceMonitor", "mlflow")["spec"]["selector"]["matchLabels"].update(a="b"),
         lambda things: find(things, "PodMonitor", "serve")["spec"]["selector"]["matchExpressions"][0].update(key="no"),
     ],
     "network_is_closed": [

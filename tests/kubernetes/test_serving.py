@@ -76,7 +76,7 @@ def test_credentials_are_there_by_reference_only(container):
     assert references["MLFLOW_TRACKING_URI"] == {
         "configMapKeyRef": {"name": "atlas-fusion", "key": "MLFLOW_TRACKING_URI"}
     }
-    assert references["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "atlas-fusion"
+    assert references["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "mlflow-reader"
 
 
 def test_the_command_is_one_that_fusion_takes(container):

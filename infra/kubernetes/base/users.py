@@ -1,6 +1,6 @@
-"""Make the MLflow users that steps and Prometheus come as, or give them the passwords that their Secrets hold now.
+"""Make the MLflow users that steps and readers come as, or give them the passwords that their Secrets hold now.
 
-ADMIN, STEPS and METRICS, each with _USERNAME and _PASSWORD, say who; MLFLOW_TRACKING_URI says where.
+ADMIN, STEPS and READER, each with _USERNAME and _PASSWORD, say who; MLFLOW_TRACKING_URI says where.
 """
 
 import os
@@ -11,7 +11,7 @@ import requests
 
 def main() -> int:
     """Exit code: 0 once both users have their passwords, 1 with what MLflow said."""
-    users = {name: (os.environ[f"{name}_USERNAME"], os.environ[f"{name}_PASSWORD"]) for name in ("STEPS", "METRICS")}
+    users = {name: (os.environ[f"{name}_USERNAME"], os.environ[f"{name}_PASSWORD"]) for name in ("STEPS", "READER")}
     admin = os.environ["ADMIN_USERNAME"], os.environ["ADMIN_PASSWORD"]
     api = os.environ["MLFLOW_TRACKING_URI"].rstrip("/") + "/api/2.0/mlflow/users"
     for username, password in users.values():
