@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -235,3 +236,12 @@ def test_a_kustomization_that_does_not_build_is_told_in_its_words(tmp_path):
     tmp_path.joinpath("kustomization.yaml").write_text("resources: [missing.yaml]\n")
     with pytest.raises(validate.ToolError, match=r"missing\.yaml"):
         validate.build(tmp_path)
+
+
+def test_what_the_threat_notes_name_as_proof_is_there():
+    root = validate.HERE.parents[1]
+    named = set(re.findall(r"`(test_\w+|[a-z]+(?:_[a-z]+){2,})`", (root / "docs" / "threats.md").read_text()))
+    code = "\n".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    code += (validate.HERE / "policies.py").read_text()
+    assert len(named) > 15
+    assert {name for name in named if f"def {name}(" not in code} == set()
