@@ -230,6 +230,16 @@ def test_the_script_says_what_it_is_not_given():
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("MLFLOW_S3_KEY is not set")
 
 
+def test_the_buckets_are_made_once_and_may_be_asked_for_again(s3):
+    if not shutil.which("kubectl"):
+        pytest.skip("needs kubectl; .ci/tools.sh installs it")
+    (python, option, program) = container(validate.build(LOCAL), "Job", "s3-buckets")["command"]
+    assert (python, option) == ("python", "-c")
+    for _ in range(2):
+        subprocess.run([sys.executable, option, program], check=True)
+    assert {"mlflow", "atlas-fusion"} <= {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+
+
 def test_a_kustomization_that_does_not_build_is_told_in_its_words(tmp_path):
     if not shutil.which("kubectl"):
         pytest.skip("needs kubectl; .ci/tools.sh installs it")
