@@ -1,8 +1,12 @@
-"""A container of a manifest, run as a process of this machine: its command, environment and mounted files."""
+"""A container of a manifest, run as a process of this machine: its command, environment and mounted files, and, where
+root runs the tests, a file system that can be written only where the container's can, and no capabilities.
+"""
 
 import base64
 import os
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +14,22 @@ from pathlib import Path
 Manifest = dict
 TOOLS = {"python": [sys.executable], "mlflow": [sys.executable, "-m", "mlflow"], "bash": ["bash"]}
 ROOT = Path(__file__).resolve().parents[2]
+CONFINE = """
+for place in "$@"; do [ "$place" = -- ] && break; mount --bind "$place" "$place"; done
+mount -o remount,ro,bind /
+while [ "$1" != -- ]; do shift; done; shift
+exec setpriv --no-new-privs --bounding-set=-all "$@"
+"""
+
+
+def can_confine() -> bool:
+    """Whether this machine lets us take the right to write away from a process."""
+    if os.getuid() or not shutil.which("unshare") or not shutil.which("setpriv"):
+        return False
+    return (
+        subprocess.run(["unshare", "--mount", "mount", "-o", "remount,ro,bind", "/"], capture_output=True).returncode
+        == 0
+    )
 
 
 @dataclass
@@ -53,8 +73,13 @@ class Cluster:
             known = self.find("ConfigMap", reference["name"]).get("data", {})
         return known.get(reference["key"]) if reference.get("optional") else known[reference["key"]]
 
-    def command(self, kind: str, name: str, **instead: str) -> tuple[list[str], dict[str, str]]:
-        """Command line and environment of a pod's only container; `instead` are other values of its variables."""
+    def command(
+        self, kind: str, name: str, also: tuple[Path, ...] = (), **instead: str
+    ) -> tuple[list[str], dict[str, str]]:
+        """Command line and environment of a pod's only container, which may write to its volumes and to `also`.
+
+        `instead` are other values of its variables.
+        """
         pod = self.pod(kind, name)
         (container,) = pod["containers"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -72,7 +97,25 @@ class Cluster:
         program, *arguments = container["command"]
         outside = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         outside["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        return [*TOOLS[program], *map(here, arguments)], outside | environment | instead
+        outside["TMPDIR"] = str(mounts["/tmp"])
+        command = [*TOOLS[program], *map(here, arguments)]
+        if can_confine():
+            writable = [
+                str(mounts[each["mountPath"]]) for each in container["volumeMounts"] if not each.get("readOnly")
+            ]
+            command = [
+                "unshare",
+                "--mount",
+                "bash",
+                "-ec",
+                CONFINE,
+                "confine",
+                *writable,
+                *map(str, also),
+                "--",
+                *command,
+            ]
+        return command, outside | environment | instead
 
 
 def decoded(secret: Manifest) -> dict[str, str]:

@@ -94,9 +94,10 @@ class Server:
             self.process = None
 
     def _command(self) -> tuple[list[str], dict[str, str]]:
-        artifacts = str(self.cluster.folder / "artifacts")
-        instead = {"MLFLOW_ARTIFACTS_DESTINATION": artifacts}
-        command, environment = self.cluster.command("Deployment", "mlflow", **instead)
+        artifacts = self.cluster.folder / "artifacts"  # in the place of S3
+        artifacts.mkdir(exist_ok=True)
+        instead = {"MLFLOW_ARTIFACTS_DESTINATION": str(artifacts)}
+        command, environment = self.cluster.command("Deployment", "mlflow", (artifacts,), **instead)
         return [
             {"0.0.0.0": "127.0.0.1", "5000": str(self.port), "2": "1"}.get(word, word) for word in command
         ], environment
