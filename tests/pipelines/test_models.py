@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from components.register import history, operations, webhook
-from components.register.aliases import Overtaken
+from components.register.aliases import champion
 from components.register.catalogue import choose
 from components.register.history import PROMOTED, Event, champions
 from components.register.record import Origin
+from components.register.succession import Overtaken
 from components.tracking import connected
 from model.errors import InputError
 from tests import registered as steps
@@ -101,7 +102,7 @@ def heirs(store, request):
 
 
 def promote(client, name, number):
-    over = operations.champion(client, name)
+    over = champion(client, name)
     operations.promote(client, choose(client, number, name), over=over, reason="better", by="ann")
 
 
