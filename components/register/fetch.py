@@ -17,7 +17,7 @@ from components.register.catalogue import choose
 from components.register.lookup import Found, look_up
 from components.register.packaging import INPUTS_FILE
 from components.tracking import Away, check_reachable, connected, shown
-from model.errors import InputError
+from model.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -110,17 +110,13 @@ def _write_note(note: Path, value: dict[str, Any]) -> None:
 
 
 def _download(version: ModelVersion, target: Path) -> None:
-    import mlflow
-
     from model.fuser import weights_sha256
 
     uri = f"models:/{version.name}/{version.version}"
-    inputs = mlflow.models.get_model_info(uri).signature.inputs.input_names()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        local = Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=aside))
-        folder = next((found.parent for found in local.glob("*/weights.safetensors")), None)
-        if folder is None or weights_sha256(folder) != version.tags["weights_sha256"]:
+        folder, inputs = _fetch(uri, Path(aside))
+        if weights_sha256(folder) != version.tags["weights_sha256"]:
             raise InputError(f"{uri} does not hold the weights that were registered; choose another version")
         if not _is_configured(folder, version.tags.get("configuration", "")):
             raise InputError(f"{uri} does not hold the configuration that was registered; choose another version")
@@ -133,10 +129,69 @@ def _download(version: ModelVersion, target: Path) -> None:
                 raise
 
 
+def _fetch(uri: str, aside: Path) -> tuple[Path, list[str]]:
+    """The model folder of a version, fetched into the folder `aside`, and the names of its inputs.
+
+    Raises InputError if files of it are gone from the artifact store, naming them, and Away if that store fails.
+    """
+    import requests
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return _fetch_whole(uri, aside)
+    except (requests.RequestException, BotoCoreError, ClientError) as error:
+        raise Away(f"the artifact store of {uri} fails ({one_line(str(error))})") from None
+
+
+def _fetch_whole(uri: str, aside: Path) -> tuple[Path, list[str]]:
+    import mlflow
+
+    from model.fuser import CONFIG_FILE, WEIGHTS_FILE
+
+    try:
+        inputs = mlflow.models.get_model_info(uri).signature.inputs.input_names()
+        local = Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=str(aside)))
+        folder = next((found.parent for found in local.glob(f"*/{WEIGHTS_FILE}")), None)
+        if folder and (folder / CONFIG_FILE).is_file():
+            return folder, inputs
+        _check_files(uri)
+    except mlflow.MlflowException:
+        _check_files(uri)
+        raise
+    raise InputError(f"{uri} does not hold the model that was registered; choose another version")
+
+
+def _check_files(uri: str) -> None:
+    """Raise InputError if the artifact store can be asked, and a version's model is not there, or not whole."""
+    import mlflow
+
+    from model.fuser import CONFIG_FILE, WEIGHTS_FILE
+
+    def names(folder: str = "") -> list[str]:
+        found = mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}{folder}")
+        return [file.path.rpartition("/")[2] for file in found]
+
+    there = names()
+    missing = [name for name in ("MLmodel", "artifacts") if name not in there]
+    if not missing:
+        models = {name for folder in names("/artifacts") for name in names(f"/artifacts/{folder}")}
+        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if name not in models]
+    if missing:
+        name, _, number = uri.removeprefix("models:/").partition("/")
+        place = shown(mlflow.MlflowClient().get_model_version_download_uri(name, number))
+        gone = ", ".join(missing) if there else "all"
+        raise InputError(
+            f"{uri} is registered, but files of it are gone from {place} ({gone}); bring them back, "
+            f"choose another version, or retire this one by `fusion models retire {uri} --reason ...`"
+        )
+
+
 def _is_configured(folder: Path, configuration: str) -> bool:
     """Whether a folder's configuration is the registered one, JSON of a tag; "" of an older version stands for any."""
+    from model.fuser import CONFIG_FILE
+
     try:
-        registered, there = json.loads(configuration or "{}"), json.loads((folder / "config.json").read_text())
+        registered, there = json.loads(configuration or "{}"), json.loads((folder / CONFIG_FILE).read_text())
         return not registered or all(registered[name] == value for name, value in there.items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return not configuration

@@ -15,6 +15,7 @@ from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
 from components.register.history import PROMOTED, written
 from components.register.succession import Overtaken, challenge, crown
+from components.tracking import Away
 from model.errors import InputError
 from model.fuser import Fuser
 
@@ -96,6 +97,8 @@ def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged
             folder = fetch_version(client.get_model_version(name, version), Path(aside))
             rival = Champion(version, Fuser.load(folder))
         row = judge_champion(rival, judged.packed, names).to_dict(names)
+    except Away:
+        raise
     except InputError as error:
         return replace(judged, table=table | {"champion_failure": str(error)})
     return replace(judged, table=table | {"champion": version, "methods": [*table["methods"], row]})
