@@ -231,9 +231,8 @@ def rollback(
             typer.echo(f"{again}: what was cut short is complete now{further}")
             return
         if not earlier:
-            raise InputError(
-                f"no champion of {model_name} came before{f' version {over}' if over else ''}; promote one"
-            )
+            which = f"came before version {over}" if over else "is there to go back to"
+            raise InputError(f"no champion of {model_name} {which}; make a version one by `fusion models promote`")
         place = f"in place of version {over}" if over else "which has none"
         _ask(f"make version {earlier[-1]} the champion of {model_name} again, {place}?", yes)
         by = operations.user()

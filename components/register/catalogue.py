@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from components.register.aliases import aliases, named
+from components.register.aliases import CHAMPION, aliases, named
 from components.register.gate import HEADLINE
 from components.register.history import own_measures
 from model.errors import InputError
@@ -96,7 +96,8 @@ def choose(client: MlflowClient, text: str, model_name: str = "") -> Version:
     elif chosen in named:
         chosen = named[chosen]
     else:
-        raise InputError(f"no alias {chosen} of {model.name}; it has {', '.join(sorted(named)) or 'none'}")
+        advice = "; `fusion models promote` makes a version the champion" if chosen == CHAMPION else ""
+        raise InputError(f"no alias {chosen} of {model.name}; it has {', '.join(sorted(named)) or 'none'}{advice}")
     there = versions(client, model)
     for version in there:
         if version.number == chosen:

@@ -200,8 +200,6 @@ def test_beside_a_champion_whose_files_are_gone_a_candidate_becomes_the_challeng
     made = register(make_folders(tmp_path / "second", 2, 0.6), store.uri, "emptied")
     assert made.standing == "challenger"
     assert "not be measured on these pairs (models:/emptied/1 is registered, but files of it are gone" in made.reason
-        "could not be measured on these pairs (models:/emptied/1 is registered, but files of it are gone" in made.reason
-    )
 
 
 def test_a_failure_before_the_version_leaves_none(store: SimpleNamespace, tmp_path: Path) -> None:

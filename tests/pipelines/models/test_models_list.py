@@ -118,6 +118,19 @@ class TestBadInput:
         assert f"no MLflow store at {tmp_path}/typo/mlflow.db; mend MLFLOW_TRACKING_URI" in refused("models", "list")
         assert not (tmp_path / "typo").exists()
 
+    def test_a_model_without_a_champion_is_told_how_to_get_one(self, refused, models):
+        line = refused("models", "show", "models:/by-hand@champion")
+        assert "no alias champion of by-hand; it has none; `fusion models promote` makes" in line
+        line = refused("models", "rollback", "--model-name", "by-hand", "--yes")
+        assert "no champion of by-hand is there to go back to; make a version one by `fusion models promote`" in line
+
+    def test_a_server_that_is_not_mlflow_and_a_setting_that_mlflow_cannot_read(self, refused, monkeypatch):
+        with bad_server("404") as address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
+            assert f"http://{address} answers, but not as MLflow does (404)" in refused("models", "list")
+            monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "yes")
+            assert "MLFLOW_TRACKING_INSECURE_TLS value must be one of" in refused("models", "list")
+
     def test_an_unreachable_server_and_one_that_refuses(self, refused, fusion, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
         line = refused("models", "list")
