@@ -156,7 +156,8 @@ def main() -> None:
     print(f"  network alone, warm      {result['network_ms']:7.1f} ms")
     print(f"  its first pair           {result['first_ms']:7.1f} ms")
     print(f"  from files to a file     {result['files_ms']:7.1f} ms   {result['ratio']:.2f} times the first pair")
-    for title, process in zip(("the command as a whole", "with a registry's model"), result["process_s"].values()):
+    process_s = result["process_s"].values()
+    for title, process in zip(("the command as a whole", "with a registry's model"), process_s, strict=True):
         print(
             f"  {title:<24} {process['median']:7.2f} s    {process['fastest']:.2f} to {process['slowest']:.2f}"
             f" of {PROCESSES}, {process['cpu']:.2f} s of a core"
