@@ -70,8 +70,16 @@ def rollback(client: MlflowClient, name: str, *, over: str | None, to: str, reas
 
     Raises Overtaken if `over` is champion no more, InputError if `to` was retired meanwhile.
     """
-    who = {"over": over, "reason": reason, "by": by}
-    crown(client, name, to, **who, action=ROLLED_BACK, check=lambda: check_promotable(choose(client, to, name)))
+    crown(
+        client,
+        name,
+        to,
+        over=over,
+        reason=reason,
+        by=by,
+        action=ROLLED_BACK,
+        check=lambda: check_promotable(choose(client, to, name)),
+    )
 
 
 def complete(client: MlflowClient, name: str, action: str) -> bool:
