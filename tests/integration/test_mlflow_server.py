@@ -85,7 +85,8 @@ def test_a_model_goes_through_the_gate_into_the_registry_and_back(keeper, mlflow
         assert look_up("models:/ct-mri/2", mlflow_server.uri).tags == version.tags
         place = client.get_model_version_download_uri("ct-mri", "2").removeprefix("mlflow-artifacts:/")
     for name, missing in (("artifacts/fuser/weights.safetensors", "weights.safetensors"), ("", "all")):
-        bucket.objects.filter(Prefix=f"files/{place}/{name}").delete()
+        for entry in bucket.objects.filter(Prefix=f"files/{place}/{name}"):
+            entry.delete()
         with pytest.raises(InputError, match=rf"models:/ct-mri/2 is registered, .* gone from .* \({missing}\)"):
             fetch.resolve_model("models:/ct-mri/2", tmp_path / "other")
 
