@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.network import CHANNELS, Autoencoder, FusionNetwork
 from model.networks import NETWORKS, check_width, make_network
@@ -53,7 +53,7 @@ class FuserConfig:
             (self.network, tuple(NETWORKS), "network"),
         ):
             if value not in known:
-                raise InputError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+                raise unknown_choice(what, value, known)
         check_width(self.network, self.width)
 
 
@@ -69,7 +69,7 @@ class Fuser:
         fast: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
-            raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+            raise unknown_choice("precision", precision, PRECISIONS)
         # Who trains a network need not say its width again.
         self.config = replace(config or FuserConfig(), width=network.width)
         self.device = _device(device)

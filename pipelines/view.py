@@ -15,7 +15,7 @@ from torch import Tensor
 from components.evaluate.evaluation import parse_strategies
 from components.evaluate.page import number, png, raised
 from components.evaluate.viewer.scene import DEEPEST, Scene, Shown, Side, deep_png, render_viewer, share_address
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.images import join_colour, same_file, write_atomically
 from model.methods import METHODS, Fuse, Resources, strategy_title
@@ -109,7 +109,7 @@ def _check_output(a: Path, b: Path, output: Path) -> None:
 def _method_names(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if unknown := [name for name in names if name not in METHODS]:
-        raise InputError(f"unknown method {', '.join(unknown)}: choose from {', '.join(METHODS)}")
+        raise unknown_choice("method", unknown, METHODS)
     return names
 
 

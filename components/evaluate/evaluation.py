@@ -19,7 +19,7 @@ from components.evaluate.floors import measure_floors
 from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
 from components.register.aliases import CHAMPION
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.methods import CLASSICAL, METHODS, Fuse, Resources, strategy_title
 from model.metrics import MEASURES, measure
@@ -219,7 +219,7 @@ def _measures(more: Sequence[str]) -> list[str]:
     """Those reported always and `more`, in the order of all there are."""
     unknown = [name for name in more if name not in MEASURES]
     if unknown:
-        raise InputError(f"unknown measure {', '.join(unknown)}: choose from {', '.join(MEASURES)}")
+        raise unknown_choice("measure", unknown, MEASURES)
     extra = [name for name in MEASURES if name in more and name not in REPORTED]
     return [*REPORTED, *extra]
 
@@ -323,8 +323,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _check_strategies(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown or not names:
-        said = f"unknown strategy {', '.join(unknown)}" if unknown else "no strategy given"
-        raise InputError(f"{said}: choose from {', '.join(STRATEGIES)}")
+        raise unknown_choice("fusion strategy", unknown, STRATEGIES)
 
 
 def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:

@@ -161,7 +161,7 @@ def test_the_champion_takes_part_with_its_own_weights_and_strategy(packed, train
 
 
 def test_an_unknown_measure_of_the_gate_is_refused(trained, packed):
-    with pytest.raises(InputError, match="unknown measure beauty: choose from"):
+    with pytest.raises(InputError, match="unknown measure 'beauty'; choose one of"):
         evaluate(trained, packed, ["fer"], measures=["beauty"])
 
 
@@ -185,9 +185,9 @@ def test_progress_counts_the_pairs(trained, packed):
 def test_strategies_are_read_in_order_and_unknown_ones_refused():
     assert parse_strategies(" sfnn, fer,sfnn,") == ["sfnn", "fer"]
     assert parse_strategies("default,sfnn") == [DEFAULT_STRATEGY, "sfnn"]
-    with pytest.raises(InputError, match="unknown strategy median: choose from .*" + ".*".join(STRATEGIES)):
+    with pytest.raises(InputError, match="unknown fusion strategy 'median'; choose one of .*" + ".*".join(STRATEGIES)):
         parse_strategies("sfnn,median")
-    with pytest.raises(InputError, match="no strategy given"):
+    with pytest.raises(InputError, match="no fusion strategy given"):
         parse_strategies(" , ")
 
 

@@ -137,6 +137,7 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         ("ct.png", "mr.png", "-o", "link.png", *model): "link.png is one of the sources",
         ("pet.png", "mr.png", "-o", "o.gif", *model): "GIF has no true colour",
         pair: "no model ships with this program",
+        (*pair, "--model", ""): "the model's name is empty",
         (*pair, "--model", "absent"): "no model at absent (No such file or directory)",
         (*pair, "--model", "x" * 300): "File name too long",
         (*pair, "--model", "."): ". holds no model: config.json is missing",
@@ -148,7 +149,7 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         (*pair, "--model", "model.pt"): "model.pt is a PyTorch pickle",
         (*pair, "--model", "ct.png"): "ct.png is truncated or no safetensors file",
         (*pair, "--model", "models:/none/1"): "no local MLflow store in runs",
-        (*pair, *model, "--strategy", "best"): "unknown fusion strategy 'best'",
+        (*pair, *model, "--strategy", "best"): "unknown fusion strategy 'best'; choose one of",
         (*pair, *model, "--batchnorm", "train"): "unknown BatchNorm statistics 'train'",
         (*pair, "--model", "cut.safetensors", "--strategy", "best"): "cut.safetensors",
     }

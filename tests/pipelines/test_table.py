@@ -347,7 +347,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(data, tmp_path, refus
     cases = {
         ("--data", "absent", *quick): "no such data folder: absent",
         ("--data", "apart", *quick): "no image in apart/CT-MRI has its partner",
-        ("--data", data, "--methods", "average,best", "-o", "out"): "unknown method best: choose from dilran",
+        ("--data", data, "--methods", "average,best", "-o", "out"): "unknown method 'best'; choose one of dilran",
         ("--data", data, "--methods", "", "-o", "out"): "no method given",
         ("--data", data, "--protocol", "mine", *quick): "unknown protocol 'mine'",
         ("--data", data, "--split", "mine", *quick): "unknown split 'mine'",
