@@ -56,6 +56,11 @@ def fuse_batch(
         return report_step(plan, chosen, fused, destination, summary, git_commit(), code_version())
 
 
+def _drift_words(drift: dict[str, Any]) -> str:
+    count = f"{drift['drifted']} of the images' statistics" if drift["drifted"] else "none of the images' statistics"
+    return drift["missing"] or f"{count} drifted from those of {drift['compared_with']}"
+
+
 def print_batch(manifest: dict[str, Any], destination: str) -> None:
     """What was done, by which model, how far the images drifted, and where everything is."""
     console, pairs, drift = Console(highlight=False), manifest["pairs"], manifest["drift"]
@@ -65,7 +70,7 @@ def print_batch(manifest: dict[str, Any], destination: str) -> None:
     lines = [
         ("fused", f"{pairs['fused']} {manifest['collection']} pairs{before}"),
         ("model", f"{model['name']}{version}, weights {model['weights_sha256'][:12]}"),
-        ("drift", drift["missing"] or f"{drift['drifted']} statistics drifted from those of {drift['compared_with']}"),
+        ("drift", _drift_words(drift)),
     ]
     lines += [("skipped", f"{fault['pair']}: {fault['problem']}") for fault in manifest["skipped"][:5]]
     if (more := pairs["skipped"] - 5) > 0:
