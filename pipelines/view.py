@@ -5,7 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from model.methods import METHODS, Fuse, Resources, strategy_title
 from model.metrics import MEASURES, measure
 from model.shares import share_of_first
 from pipelines.fuse import load_fuser, model_path
-from pipelines.view_sources import Pair, Sources, levels_of, read_sources
+from pipelines.view_sources import Pair, Sources, levels_of, normalised, read_sources
 
 MEASURED = ("qabf", "vif", "ssim")
 
@@ -80,6 +80,10 @@ def view(
     images_a_pair = 2 + 2 * (len(strategies or (None,)) + len(names))
     sources = read_sources(a, b, most, images_a_pair, window, keep_order)
     fuser = load_fuser(model_path(network.model, runs), strategies[0] if strategies else None, network.batchnorm)
+    if fuser.config.levels:
+        # Once for all methods, so that what is shown, fused, weighed and measured is the same.
+        sources = normalised(sources, fuser.config.levels)
+        fuser = Fuser(fuser.network, replace(fuser.config, levels=None))
     others = {name: METHODS[name].load(Resources()) for name in names}
     scene = _scene(sources, _Contestants(fuser, strategies or [fuser.strategy], others), progress)
     text = render_viewer(scene)

@@ -265,6 +265,16 @@ def test_the_modalities_are_the_datasets_and_pictures_have_their_colour(trained,
     assert not re.search(r"\bCT\b", re.sub(r'src="[^"]*"', "", page))
 
 
+def test_the_report_says_that_its_pictures_are_shown_as_they_were_normalised(trained, packed, in_colour, tmp_path):
+    folder = Path(shutil.copytree(in_colour, tmp_path / "packed"))
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | {"prepared": {"normalised": "SPECT 0 to 128, MRI 9 to 99"}}))
+    page = render_report(evaluate(trained, folder, ["average"]), CURVES, TRAINING)
+    words = "shown as every method took them: normalised (what became black and white: SPECT 0 to 128, MRI 9 to 99)."
+    assert page.count(words) == 2  # beside the pictures, and in the viewer
+    assert "as every method took them" not in render_report(evaluate(trained, packed, ["average"]), CURVES, TRAINING)
+
+
 def test_packed_images_that_are_normalised_are_not_normalised_again(trained, in_colour, tmp_path):
     model = Path(shutil.copytree(trained, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
