@@ -253,8 +253,10 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
+        # Of a name that torch does not know it lists the twenty that it does, most of them for nobody here.
+        why = "" if reason.startswith("Expected one of") else f" ({reason})"
         raise InputError(
-            f"device {name!r} cannot be used here ({reason}); choose cpu, or cuda where there is a GPU"
+            f"device {name!r} cannot be used here{why}; choose cpu, or cuda where there is a GPU"
         ) from None
     return device
 

@@ -83,7 +83,9 @@ def check_collection(collection: str, data: str) -> None:
     if collection not in COLLECTIONS:
         raise unknown_choice("collection", collection, COLLECTIONS)
     if data == PHANTOM and collection != COLLECTION:
-        raise InputError(f"the phantom has {COLLECTION} pairs only; give the folder that holds {collection} by --data")
+        raise InputError(
+            f"the phantom has {COLLECTION} pairs only; give a folder that holds {collection} instead of it"
+        )
 
 
 def check_folder(folder: Path, collection: str = COLLECTION) -> Path:

@@ -70,7 +70,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, images, folder, refu
         (images, "out", "--on-error", "ask"): "unknown --on-error 'ask'; choose one of skip, stop",
         (images, "out", "--model", "absent"): "absent holds no model: config.json is missing",
         (images, "out", "--model", "models:/fusion@champion"): "no local MLflow store in runs; set MLFLOW_TRACKING_URI",
-        (images, "out", "--device", "abacus"): "device 'abacus' cannot be used here",
+        (images, "out", "--device", "abacus"): "device 'abacus' cannot be used here; choose cpu",
         (images, "ftp://user:hush@host/out"): "'ftp://***@host/out' is no place for images",
         (f"{ward}/none", "out"): f"there are no files in {ward}/none",
         (images, "s3://no-such-bucket/out"): "no bucket 'no-such-bucket' at http://127.0.0.1",

@@ -132,6 +132,8 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         ("ct.png", "mr.png", "-o", "nowhere/o.png", *model): "cannot write nowhere/o.png",
         ("ct.png", "mr.png", "-o", "/proc/o.png", *model): "cannot write /proc/o.png",
         ("ct.png", "mr.png", "-o", "model", *model): "cannot tell an image format from 'model'",
+        ("", "mr.png", "-o", "o.png", *model): "the name of a source is empty",
+        ("ct.png", "mr.png", "-o", ".", *model): "cannot tell an image format from '.'; end the name in .png",
         ("ct.png", "mr.png", "-o", "o.dcm", *model): "cannot tell an image format from 'o.dcm'",
         ("ct.png", "mr.png", "-o", "ct.png", *model): "ct.png is one of the sources",
         ("ct.png", "mr.png", "-o", "link.png", *model): "link.png is one of the sources",
@@ -197,6 +199,7 @@ def test_folders_that_cannot_be_fused_leave_nothing(folders, refused):
     assert "a/1.png is no folder, the other one is" in refused("fuse", "a/1.png", "b", "-o", "out")
     assert "--window is for volumes" in refused("fuse", "a", "b", "-o", "out", "--window", "40/80")
     assert "b is not an empty folder; name a new one" in refused("fuse", "a", "b", "-o", "b")
+    assert "o.png is to be a folder, as the sources are" in refused("fuse", "a", "b", "-o", "o.png")
     (folders / "a" / "2.png").write_bytes(b"no image")
     assert "a/2.png" in refused("fuse", "a", "b", "-o", "out", "--model", "model")
     assert not out.exists() and not list(folders.glob(".out*"))
