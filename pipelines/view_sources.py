@@ -84,8 +84,7 @@ def normalised(sources: Sources, levels: tuple[tuple[float, float], tuple[float,
         sides.append(replace(side, black=black, white=white))
         said.append(f"{side.label} {black:.4g} to {white:.4g}{side.unit and f' {side.unit}'}")
     pairs = [
-        replace(pair, **{name: _stretched(getattr(pair, name), *ends) for name, ends in zip("ab", levels, strict=True)})
-        for pair in sources.pairs
+        replace(pair, a=_stretched(pair.a, *levels[0]), b=_stretched(pair.b, *levels[1])) for pair in sources.pairs
     ]
     note = (
         f"Normalised as the network's training images were: {', '.join(said)} become black to white. So they are shown"
