@@ -56,9 +56,9 @@ def fuse_folders(
     the folders are fit. `output` appears whole or not at all. Raises InputError for anything the user can mend.
     """
     check_new_folder(output)
+    pairs, alone = images_of_same_names(a, b)
     if output.suffix.lower() in EXTENSIONS:
         raise InputError(f"{output} is to be a folder, as the sources are; name it without {output.suffix}")
-    pairs, alone = images_of_same_names(a, b)
     fuser = load()
     with new_folder(output) as aside, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[None]] = deque()
