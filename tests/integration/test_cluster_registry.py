@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import requests
 import yaml
-from container import Cluster, decoded
+from container import Cluster, can_confine, decoded
 from mlflow_server import Database, free_port, postgresql
 
 from components.register import catalogue
@@ -208,6 +208,17 @@ def test_a_new_password_in_the_secret_is_the_password_once_the_job_has_run(clust
     assert run(cluster, "Job", "mlflow-users", MLFLOW_TRACKING_URI=up).returncode == 0
     asked = [requests.get(f"{up}{EXPERIMENTS}", auth=who, timeout=30).status_code for who in (old, reader(cluster))]
     assert asked == [401, 200]
+
+
+def test_here_too_a_container_can_write_only_where_its_manifest_lets_it(cluster):
+    if not can_confine():
+        pytest.skip("needs root, unshare and setpriv")
+    command, environment = cluster.command("CronJob", "mlflow-restore")
+    places = [str(backups(cluster)), environment["TMPDIR"], str(cluster.folder), "/root"]
+    attempt = 'for place; do touch "$place/written" 2>/dev/null && echo "$place"; done; exit 0'
+    command = [*command[: command.index("--") + 1], "bash", "-c", attempt, "try", *places]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [environment["TMPDIR"]], done.stderr
 
 
 def test_the_tables_are_in_postgresql_and_the_backup_user_may_only_read_them(database, filled):
