@@ -40,7 +40,7 @@ trap 'rm -rf "$scratch"' EXIT
 stamp="$target $(cat requirements.lock requirements-cuda.lock | sha256sum)"
 if [ "$(cat wheels/.filled 2>/dev/null)" != "$stamp" ]; then
     echo "fetching the packages of the lock into wheels/"
-    pip=(.venv/bin/python -m pip download -qq --disable-pip-version-check --no-deps)
+    pip=(.venv/bin/python -m pip download -qq --disable-pip-version-check --no-deps --no-build-isolation --use-pep517)
     mkdir -p wheels
     rm -f wheels/.filled wheels/torch-*
     torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements.lock)

@@ -1,5 +1,6 @@
 """A Docker engine for the tests: the image as `infra/image.sh` builds it, and the training pipeline in containers."""
 
+import fcntl
 import json
 import os
 import re
@@ -42,6 +43,9 @@ print("outputs " + json.dumps({name: artifact.path for name, artifact in outputs
 """
 
 
+_COLOUR = re.compile(r"\x1b\[\d+m")
+
+
 @dataclass(frozen=True)
 class Build:
     """What building the image said, the list of its packages, and the commit it is of."""
@@ -51,11 +55,11 @@ class Build:
     revision: str
 
 
-def docker(*arguments: str | Path, decode: bool = True) -> Any:
-    """What `docker` prints; AssertionError with its words if it fails."""
-    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, check=False)
-    assert done.returncode == 0, (done.stdout[-4000:] + done.stderr[-4000:]).decode()
-    return done.stdout.decode() if decode else done.stdout
+def docker(*arguments: str | Path, errors: bool = False) -> str:
+    """What `docker` prints, with what it prints to standard error if asked for; AssertionError if it fails."""
+    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr if errors else done.stdout
 
 
 def need_engine() -> None:
@@ -72,7 +76,9 @@ def built() -> Build:
         command += ["--base", base]
     if network := os.environ.get("FUSION_BUILD_NETWORK"):
         command += ["--", "--network", network]
-    done = subprocess.run(command, env=os.environ | PLANTED, capture_output=True, text=True, check=False)
+    with (ROOT / "infra" / "image.sh").open() as held:  # another test may be building it at the same time
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(command, env=os.environ | PLANTED, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     said = done.stdout.splitlines()[-1]
     found = re.search(r"revision (\S+); (\S+) lists", said)
@@ -135,11 +141,11 @@ def run_pipeline(folder: Path, parameters: dict[str, Any]) -> Ended:
     assert done.returncode == 0, done.stdout[-6000:]
     told = next(line for line in done.stdout.splitlines() if line.startswith("outputs "))
     outputs = {name: Path(path) for name, path in json.loads(told.removeprefix("outputs ")).items()}
-    return Ended(folder, done.stdout, outputs, _exit_codes(begun), tracking_uri)
+    return Ended(folder, _COLOUR.sub("", done.stdout), outputs, _exit_codes(begun), tracking_uri)
 
 
 def _exit_codes(since: float) -> list[str]:
     """Those of the image's containers that ended since then; KFP takes one that vanishes for a success."""
     chosen = ["--filter", "event=die", "--filter", f"image={IMAGE}", "--format", "{{.Actor.Attributes.exitCode}}"]
-    told: str = docker("events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", *chosen)
+    told = docker("events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", *chosen)
     return told.split()

@@ -7,6 +7,7 @@ with one it ends on SIGTERM, and what lies in FOLDER from an earlier time is the
 user, such as atlas:reader, and SWIFT_SECRET_KEY the secret.
 """
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -36,7 +37,8 @@ user = {user}
 swift_dir = {folder}
 devices = {folder}/devices
 mount_check = false
-log_address = {folder}/no-syslog
+log_level = WARNING
+log_custom_handlers = swift_server.log_to_console
 """
 
 STORAGE = """
@@ -90,6 +92,11 @@ def whole_heads(settings, **local):
         return answer
 
     return wrap
+
+
+def log_to_console(settings, name, to_console, route, form, logger, adapter):
+    """Let a logger of Swift's write to standard error, not to a syslog that nobody runs."""
+    logger.handlers = [logging.StreamHandler()]
 
 
 def configure(folder, ports):
