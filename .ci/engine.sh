@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a command with a Docker engine at hand, for the tests of the image:  .ci/engine.sh make integration
+# Run a command with a Docker engine at hand, for the tests of the image and of Compose:  .ci/engine.sh make integration
 #
 # Where one answers already, that one serves. Else, as root on Debian, this installs Debian's, starts a private one (no
 # bridge, no firewall rules, everything it writes in a temporary folder) and ends it after the command. Its base image is
@@ -8,15 +8,15 @@
 set -euo pipefail
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/atlas-fusion"
-needed=(docker.io debootstrap)
+needed=(docker.io docker-compose debootstrap)
 
 without() {
-    echo "skipped: the tests of the image; $1"
+    echo "skipped: the tests of the image and of Compose; $1"
     exec "${command[@]}"
 }
 
 install() {
-    for program in dockerd debootstrap; do
+    for program in dockerd docker-compose debootstrap; do
         command -v "$program" >/dev/null || missing=1
     done
     [ -n "${missing:-}" ] || return 0

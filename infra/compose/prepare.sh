@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write .env for compose.yaml, with new random secrets, and make the folder of runs; what is there stays as it is.
+# Write .env for compose.yaml, with new random secrets, and make the folder of runs; what is there already stays as it is.
 #
 #   infra/compose/prepare.sh [FOLDER-OF-RUNS]     (default: runs)
 set -euo pipefail
@@ -9,12 +9,12 @@ umask 077
 
 secret() { head -c 24 /dev/urandom | od -An -vtx1 | tr -d ' \n'; }
 
-# The pipeline writes runs/ as you; not as root, who gives the folder away.
+# The pipeline writes the folder as you; not as root, who makes it for another.
 user=$(id -u):$(id -g)
-mkdir -p -m 755 "$folder"
-if [ "$(id -u)" = 0 ]; then
-    user=1000:1000
-    chown "$user" "$folder"
+[ "$(id -u)" != 0 ] || user=1000:1000
+if [ ! -d "$folder" ]; then
+    mkdir -p "$folder"
+    [ "$(id -u)" != 0 ] || chown "$user" "$folder"
 fi
 
 if [ -e .env ]; then

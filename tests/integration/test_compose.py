@@ -1,4 +1,4 @@
-"""The servers and the pipeline of infra/compose, really run: a registered model from nothing, and nothing afterwards."""
+"""The servers and the pipeline of infra/compose, really run: from nothing to a registered model, and back."""
 
 import json
 import os
@@ -22,12 +22,12 @@ services:
   files: {build: {network: NETWORK}}
 """
 ASK = """
-import json, mlflow
-client = mlflow.MlflowClient()
-version = client.get_model_version("ct-mri-fusion-quick", "1")
-names = [entry.path for entry in client.list_artifacts(version.run_id)]
-print(json.dumps({"aliases": version.aliases, "image": version.tags["image"], "files": names}))
+import boto3, json, mlflow
+version = mlflow.MlflowClient().get_model_version("ct-mri-fusion-quick", "1")
+kept = [entry["Key"].rpartition("/")[2] for entry in boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]]
+print(json.dumps({"aliases": version.aliases, "image": version.tags["image"], "kept": kept}))
 """
+ATTACHED = "label=com.docker.compose.project="
 
 
 class Compose:
@@ -47,13 +47,18 @@ class Compose:
         if base := os.environ.get("FUSION_BASE"):
             self.environment["BASE"] = base
 
-    def __call__(self, *arguments: str) -> str:
+    def __call__(self, *arguments: str, expected: int = 0) -> str:
         command = [*self.program, "--project-name", self.project, *self.files, *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-        return done.stdout
+        assert done.returncode == expected, done.stdout[-6000:] + done.stderr[-6000:]
+        return done.stdout + (done.stderr if expected else "")
+
+    def pipeline(self, *command: str, expected: int = 0, **environment: str) -> str:
+        """What a command prints in a container of the pipeline's."""
+        given = [part for name, value in environment.items() for part in ("-e", f"{name}={value}")]
+        return self("run", "--rm", "-T", "-e", "OMP_NUM_THREADS=1", *given, "pipeline", *command, expected=expected)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +80,51 @@ def compose(tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(compose):
     """What the pipeline printed; `run` starts the servers and waits until each is well."""
-    return compose("run", "--rm", "-T", "pipeline", "fusion", "run", "--runs", "/runs", *SMALL)
+    return compose.pipeline("fusion", "run", "--runs", "/runs", *SMALL)
 
 
 def test_the_pipeline_registers_a_model_at_the_server(compose, said):
     assert "ct-mri-fusion-quick version 1 (challenger)" in said
-    (table,) = (compose.folder.parent / "runs" / "latest").resolve().glob("table.json")
-    assert json.loads(table.read_text())["candidate"] == "network-local-saliency"
-    told = json.loads(compose("run", "--rm", "-T", "pipeline", "python3", "-c", ASK))
+    table = json.loads((compose.folder.parent / "runs" / "latest" / "table.json").read_text())
+    assert table["candidate"] == "network-local-saliency"
+    told = json.loads(compose.pipeline("python3", "-c", ASK))
     assert told["aliases"] == ["challenger"] and told["image"] == IMAGE
-    assert {"report.html", "gate.json"} <= set(told["files"])
+    assert {"report.html", "gate.json", "weights.safetensors"} <= set(told["kept"])
+
+
+def test_a_wrong_password_is_refused(compose, said):
+    refused = compose.pipeline("fusion", "models", "list", expected=2, MLFLOW_TRACKING_PASSWORD="wrong")
+    assert "refuses (401)" in refused and "wrong" not in refused
+
+
+def test_every_server_is_locked_down(compose, said):
+    facts = json.loads(docker("inspect", *compose("ps", "--quiet").split()))
+    assert len(facts) == 4
+    for each in facts:
+        host, name = each["HostConfig"], each["Name"]
+        assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and each["Config"]["User"] == "1000:1000", name
+        assert "no-new-privileges" in host["SecurityOpt"][0], name
+
+
+def test_what_is_registered_outlives_the_containers_and_goes_with_the_volumes(compose, said):
+    compose("down", "--timeout", "10")
+    assert json.loads(compose.pipeline("python3", "-c", ASK))["aliases"] == ["challenger"]
+    compose("down", "--volumes", "--timeout", "5")
+    owned = f"{ATTACHED}{compose.project}"
+    left = docker("ps", "--all", "--quiet", "--filter", owned) + docker("volume", "ls", "--quiet", "--filter", owned)
+    assert left == ""
+
+
+def test_secrets_are_new_each_time_kept_and_nobody_elses(compose, tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "compose", ignore=shutil.ignore_patterns(".env"))
+    first = subprocess.run([folder / "prepare.sh", tmp_path / "runs"], check=True, capture_output=True, text=True)
+    secrets = dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines())
+    others = (compose.folder / ".env").read_text()
+    for name in ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_SESSION_KEY", "S3_SECRET_KEY"):
+        assert len(secrets[name]) == 48 and secrets[name] not in others + first.stdout
+    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    before = (folder / ".env").read_text()
+    subprocess.run([folder / "prepare.sh", tmp_path / "runs"], check=True)
+    assert (folder / ".env").read_text() == before
+    ignored = subprocess.run(["git", "check-ignore", "-q", FOLDER / ".env"], cwd=ROOT)
+    assert ignored.returncode == 0
