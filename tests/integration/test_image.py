@@ -34,7 +34,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 kinds = {0: "checked by time", 1: "taken as it is"}
 found = set()
-for source in Path("/opt").rglob("*.py"):
+for source in (source for place in ("environment/lib", "atlas-fusion") for source in Path("/opt", place).rglob("*.py")):
     kept = Path(cache_from_source(str(source)))
     if "py312_" not in source.name and source.stat().st_size:
         found.add(kinds[kept.read_bytes()[4]] if kept.exists() else f"missing: {source}")
