@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from components.image import IMAGE
 from model.errors import InputError
 from model.images import write_atomically
 
 PIPELINES = ("training", "sweep", "batch_fusion")
 
 
-def compile_pipeline(output: Path, name: str = "training") -> None:
+def compile_pipeline(output: Path, name: str = "training", image: str = "") -> None:
     """Write the compiled pipeline of that name, one of `PIPELINES`, to `output`, whole or not at all.
+
+    An `image` takes the place of the steps' own.
 
     Raises InputError if it cannot be written.
     """
@@ -25,5 +28,8 @@ def compile_pipeline(output: Path, name: str = "training") -> None:
 
     def write(partial: Path) -> None:
         compiler.Compiler().compile(pipeline, str(partial))
+        if image:
+            text = partial.read_text(encoding="utf-8")
+            partial.write_text(text.replace(f"image: {IMAGE}\n", f"image: {image}\n"), encoding="utf-8")
 
     write_atomically(output, write)
