@@ -8,20 +8,10 @@ from itertools import pairwise
 
 from model.errors import InputError
 
-_MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _DESCRIPTORS = {
     "@yearly": "0 0 1 1 *",
@@ -50,10 +40,10 @@ class _Field:
         if text.lower() in short:
             return short.index(text.lower()) + self.least
         if not re.fullmatch(r"[0-9]{1,4}", text):
-            raise InputError(f"cron {expression!r}: {text!r} is no {self.name}; {self.range()}")
+            raise InputError(f"cron {expression!r}: {text!r} is no {self.name}; {self.allowed()}")
         return int(text)
 
-    def range(self) -> str:
+    def allowed(self) -> str:
         names = f", or {self.names[0][:3].lower()} to {self.names[-1][:3].lower()}" if self.names else ""
         return f"give {self.least} to {self.greatest}{names}, *, a-b, a,b or */n"
 
@@ -66,7 +56,7 @@ class _Field:
         step = 1
         if slash:
             if not re.fullmatch(r"[0-9]{1,4}", step_text) or int(step_text) < 1:
-                raise InputError(f"cron {expression!r}: the step of {part!r} is no number from 1; {self.range()}")
+                raise InputError(f"cron {expression!r}: the step of {part!r} is no number from 1; {self.allowed()}")
             step = int(step_text)
         if span in ("*", "?"):
             first, last = self.least, self.greatest
@@ -76,7 +66,7 @@ class _Field:
         # People write Sunday as 7, too; the scheduler knows it only as 0.
         most = self.greatest + (self.name == "weekday")
         if not self.least <= first <= most or not self.least <= last <= most:
-            raise InputError(f"cron {expression!r}: {part!r} is out of the {self.name}s; {self.range()}")
+            raise InputError(f"cron {expression!r}: {part!r} is out of the {self.name}s; {self.allowed()}")
         if first > last:
             raise InputError(f"cron {expression!r}: {part!r} runs backwards; write the lower {self.name} first")
         return range(first, last + 1, step)
@@ -125,7 +115,8 @@ class Cron:
         values[5] = frozenset(day % 7 for day in values[5])
         written = [_written(field, text, found) for field, text, found in zip(_FIELDS, fields, values, strict=True)]
         either = not any(part[0] in "*?" for text in (fields[3], fields[5]) for part in text.split(","))
-        cron = cls(" ".join(written), *values, either=either)
+        seconds, minutes, hours, days, months, weekdays = values
+        cron = cls(" ".join(written), seconds, minutes, hours, days, months, weekdays, either)
         if next(cron.times(datetime(2024, 1, 1, tzinfo=UTC)), None) is None:
             raise InputError(f"cron {expression!r} never comes true; check its day and month")
         return cron

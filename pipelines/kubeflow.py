@@ -114,8 +114,14 @@ class Kubeflow:
         """A new version of a pipeline from a compiled YAML file."""
         import kfp_server_api as kfp
 
-        named = {"name": name, "display_name": name, "description": description, "pipelineid": pipeline_id}
-        return self._call(kfp.PipelineUploadServiceApi, "upload_pipeline_version", str(package), **named)
+        named: dict[str, Any] = {
+            "name": name,
+            "display_name": name,
+            "description": description,
+            "pipelineid": pipeline_id,
+        }
+        upload = "upload_pipeline_version"
+        return self._call(kfp.PipelineUploadServiceApi, upload, str(package), safe=False, missing=False, **named)
 
     def experiment(self, name: str) -> "kfp.V2beta1Experiment | None":
         """The experiment of that name, if there is one."""
@@ -184,8 +190,14 @@ class Kubeflow:
         found: list[kfp.V2beta1Run] = []
         while len(found) < limit:
             size = min(_PAGE, limit - len(found))
-            sought = {"page_token": page, "page_size": size, "sort_by": "created_at desc", **_filter(*wanted), **where}
-            answer = self._call(kfp.RunServiceApi, "run_service_list_runs", safe=True, **sought)
+            sought: dict[str, Any] = {
+                "page_token": page,
+                "page_size": size,
+                "sort_by": "created_at desc",
+                **_filter(*wanted),
+                **where,
+            }
+            answer = self._call(kfp.RunServiceApi, "run_service_list_runs", safe=True, missing=False, **sought)
             found += answer.runs or []
             page = answer.next_page_token or ""
             if not page:

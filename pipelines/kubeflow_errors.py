@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +172,7 @@ def _message(body: str) -> str:
 def _of_tls(reason: str) -> Failure:
     if "WRONG_VERSION_NUMBER" in reason or "record layer" in reason:
         return Failure(network="tls", text="WRONG_VERSION_NUMBER")
-    told = re.search(r"certificate verify failed: ([^('\"\]]+)", reason)
+    told = re.search(r"certificate verify failed: (.+?)\.? \(_ssl", reason)
     return Failure(network="tls", text=told[1].strip() if told else "the TLS handshake failed")
 
 
@@ -182,10 +181,10 @@ def _why(error: Exception) -> str:
 
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "no such host name"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+    if not isinstance(error, urllib3.exceptions.NewConnectionError):
         return "no connection within the time limit"
     cause = error.__cause__ or error.__context__
-    return cause.strerror or "no connection" if isinstance(cause, OSError | socket.gaierror) else "no connection"
+    return (cause.strerror if isinstance(cause, OSError) else None) or "no connection"
 
 
 def _without_secrets(line: str, access: Access) -> str:

@@ -36,10 +36,12 @@ def session_cookie(host: str, username: str, password: str, ca: str, timeout: fl
     """
     with _Session(ca, timeout) as session:
         page = session.get(f"{host}/")
+        if page.ok and not page.history:
+            return ""
         for _ in range(_ENOUGH):
             step = urlsplit(page.url).path
             # oauth2-proxy shows its own page, with one button, at whatever address was asked for.
-            if step.endswith("/oauth2/sign_in") or (page.status_code in (401, 403) and not page.history):
+            if step.endswith("/oauth2/sign_in") or (page.status_code in (401, 403) and "/oauth2/" not in step):
                 back = {"rd": urlsplit(host).path or "/"}
                 page = session.get(urljoin(page.url, f"/oauth2/start?{urlencode(back)}"))
             elif _LOGIN_PATH.search(step):
@@ -47,8 +49,6 @@ def session_cookie(host: str, username: str, password: str, ca: str, timeout: fl
             elif step.endswith("/auth") and "client_id" in parse_qs(urlsplit(page.url).query):
                 # Dex asks which of its connectors is meant; the form belongs to the local one.
                 page = session.get(page.url.replace("/auth?", "/auth/local?", 1))
-            elif page.ok and not page.history:
-                return ""
             else:
                 break
         raise InputError(

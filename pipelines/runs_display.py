@@ -127,7 +127,9 @@ def print_run(run: "kfp.V2beta1Run", experiment: str, page: str, console: Consol
                 duration(step["seconds"]),
             )
         console.print("", table)
-    for error in facts["errors"]:
+    for number, error in enumerate(facts["errors"]):
+        if not number:
+            console.print()
         where = f"{error['step']}: " if error["step"] else ""
         console.print(f"{'error':<11}{one_line(where + error['message'])}", soft_wrap=True, style="red")
 

@@ -72,8 +72,8 @@ def create(
 ) -> None:
     """Start the pipeline by the clock, or change when.
 
-    The pipeline's parameters are options, too, as of `fusion submit`. At most one run is under way at a time, and times
-    that were missed are not made up for. By the same command again nothing changes.
+    The pipeline's parameters are options, too, as of `fusion submit`. At most one run is under way at a time; of
+    several times that were missed meanwhile only the last is run. The same command again changes nothing.
     """
     from pipelines.packages import packaged, read_options, typed
     from pipelines.schedules import When, next_lines, replace, zone_named
@@ -200,7 +200,7 @@ def pause(name: Name, host: Host = None, namespace: Namespace = None, ca: Ca = N
 
 @app.command()
 def resume(name: Name, host: Host = None, namespace: Namespace = None, ca: Ca = None, timeout: Timeout = 30.0) -> None:
-    """Let a schedule start runs again."""
+    """Let a schedule start runs again. If it missed any meanwhile, Kubeflow runs one at once."""
     kubeflow = connect(host, namespace, ca, timeout)
     found = _named(kubeflow, name)
     if len(found) > 1:

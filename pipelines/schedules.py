@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.kubeflow import Kubeflow
 
 _SHOWN = 3  # of the next times
-_QUIET = 10.0  # seconds before and after a time of a schedule
+_QUIET = 40.0  # seconds before and after a time of a schedule; Kubeflow looks at each every 30
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class When:
 
 def is_enabled(schedule: "kfp.V2beta1RecurringRun") -> bool:
     """Whether it starts runs."""
-    return schedule.status == "ENABLED" if schedule.status else schedule.mode == "ENABLE"
+    return bool(schedule.status == "ENABLED" if schedule.status else schedule.mode == "ENABLE")
 
 
 def same(a: "kfp.V2beta1RecurringRun", b: "kfp.V2beta1RecurringRun") -> bool:
@@ -114,6 +114,7 @@ def replace(
     for each in old:
         if is_enabled(each):
             _finish_or_say(kubeflow, made, each, "disable")
+            each.status = "DISABLED"
     if enabled:
         _finish_or_say(kubeflow, made, made, "enable")
         made.status = "ENABLED"
@@ -122,7 +123,7 @@ def replace(
 
 
 def _let_pass(schedules: list["kfp.V2beta1RecurringRun"], zone: tzinfo, pause: Callable[[float], None]) -> None:
-    """Wait while one of them is about to start a run: Kubeflow looks for what is due every few seconds."""
+    """Wait while one of them is about to start a run, until it has."""
     now = datetime.now(UTC)
     plans = [(When.of(each), moment(each.created_at) or now) for each in schedules]
     due = [when.next_times(now, zone, began)[0] for when, began in plans if when]

@@ -76,8 +76,8 @@ def print_schedule(schedule: "kfp.V2beta1RecurringRun", page: str, zone: tzinfo)
         next_lines(when, schedule, zone, lambda line: say("next", line))
     version = "the latest version" if facts["follows_latest"] else f"version {facts['version_id']}"
     say("pipeline", f"{version} of {facts['pipeline_id']}")
-    late = "are made up for" if facts["catches_up"] else "are not made up for"
-    say("at once", f"at most {facts['max_concurrency']}; times that were missed {late}")
+    late = "all" if facts["catches_up"] else "only the last"
+    say("at once", f"at most {facts['max_concurrency']} run; of several times that were missed, {late}")
     say("page", page)
     for name, value in facts["parameters"].items():
         say("parameter", f"{name} = {value}")

@@ -1,7 +1,6 @@
 """The `fusion submit` command."""
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,9 +33,7 @@ def submit(
     profile: Profile = "quick",
     image: Image = "",
     kfp_experiment: KfpExperiment = "atlas-fusion",
-    name: Annotated[
-        str, typer.Option(show_default=False, help="Name of the run; default: pipeline, version and time.")
-    ] = "",
+    name: Annotated[str, typer.Option(show_default=False, help="Name of the run; default: pipeline and version.")] = "",
     version_name: VersionName = "",
     allow_dirty: AllowDirty = False,
     upload_only: Annotated[bool, typer.Option("--upload-only", help="Upload the version, and start no run.")] = False,
@@ -72,7 +69,7 @@ def submit(
             raise InputError("--upload-only starts no run; leave the parameters, --name and --wait out")
         values = run_parameters(profile, typed(given, package.inputs, pipeline), package.inputs, warn)
         values |= {own: package.inputs[own]["defaultValue"] for own in ("git_commit", "code_version")}
-        title = name or f"{pipeline} {package.version} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        title = name or f"{pipeline} {package.version}"
         if dry_run:
             reached = connect(host, namespace, ca, timeout) if host else None
             _print_plan(package, kfp_experiment, title, values, reached, allow_dirty)

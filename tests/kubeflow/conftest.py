@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from kfp_server import KfpServer
 
-from pipelines import kubeflow, packages
+from pipelines import kubeflow, packages, schedules
 from pipelines.cli import main
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -50,6 +50,7 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(packages, "git_commit", lambda: COMMIT)
     monkeypatch.setattr(kubeflow, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(schedules, "_QUIET", 0.0)
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 

@@ -80,6 +80,13 @@ def written(model: Any) -> Any:
     return json.loads(json.dumps(_READER.sanitize_for_serialization(model)))
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        """Say nothing of a client that leaves, as one does that does not trust the certificate."""
+
+
 @dataclass
 class KfpServer:
     """`users` are the namespaces of each user, `tokens` and `passwords` theirs; without users all may do all."""
@@ -110,8 +117,7 @@ class KfpServer:
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"api": self}))
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), type("Bound", (Handler,), {"api": self}))
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate)

@@ -9,7 +9,7 @@ import pytest
 from conftest import COMMIT
 from kfp_server import API, Fault
 
-from pipelines import packages
+from pipelines import packages, schedules
 from pipelines.code import code_version
 from pipelines.cron import Cron
 from pipelines.kubeflow import Kubeflow
@@ -83,9 +83,9 @@ def test_parameters_must_fit_the_latest_version(fusion, server):
 
 
 def test_the_same_again_changes_nothing(fusion, server):
-    create(fusion, "weekly", *WEEKLY, "--learning-rate", "1")
+    create(fusion, "weekly", *WEEKLY, "--gradient-weight", "1")
     before = list(server.schedules)
-    assert "is unchanged" in create(fusion, "weekly", *WEEKLY, "--learning-rate", "1").stdout
+    assert "is unchanged" in create(fusion, "weekly", *WEEKLY, "--gradient-weight", "1").stdout
     assert list(server.schedules) == before
 
 
@@ -127,7 +127,8 @@ def test_who_is_left_with_a_half_replaced_schedule_is_told_so(fusion, server):
     assert "the schedule weekly is half replaced; the same command again finishes it" in done.stderr
 
 
-def test_a_time_that_is_about_to_come_is_let_pass_first(server, fusion):
+def test_a_time_that_is_about_to_come_is_let_pass_first(server, fusion, monkeypatch):
+    monkeypatch.setattr(schedules, "_QUIET", 40.0)
     create(fusion, "often", "--cron", "* * * * * *")
     old = only(server.schedules)
     paused, seen = [], []
@@ -147,7 +148,7 @@ def test_a_time_that_is_about_to_come_is_let_pass_first(server, fusion):
     )
     replace(Kubeflow(Access(server.url)), wanted, enabled=True, pause=pause)
     assert seen == [1], "it waits before anything is changed"
-    assert 10 <= paused[0] <= 11.1
+    assert 40 <= paused[0] <= 41.1
 
 
 def test_another_s_schedule_stays(fusion, server):

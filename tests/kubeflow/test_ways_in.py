@@ -154,7 +154,7 @@ def test_a_login_page_without_credentials_names_the_ways_in(refused, make_server
 
 def test_a_login_that_is_not_dex_is_told(refused, make_server, nowhere):
     server = make_server(**DEX, login="dex")
-    server.faults.append(Fault("GET", "/dex/auth", 200, "<html>Log in with your badge</html>", times=99))
+    server.faults.append(Fault("GET", "/dex/auth(/local)?", 200, "<html>Log in with your badge</html>", times=99))
     nowhere.setenv("FUSION_KFP_USERNAME", "ana@example.org")
     nowhere.setenv("FUSION_KFP_PASSWORD", PASSWORD)
     assert "FUSION_KFP_COOKIE" in refused("runs", "list", "--host", server.url, "--namespace", "team")
