@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
 _PAGE = 100
+_ID = 36  # signs of a run's id
+_NEWEST = 500  # runs that the beginning of an id is looked for among
 
 
 class Kubeflow:
@@ -170,13 +172,22 @@ class Kubeflow:
         return self._call(kfp.RunServiceApi, "run_service_create_run", run)
 
     def run(self, run_id: str) -> "kfp.V2beta1Run":
-        """One run with its steps."""
+        """One run with its steps, by its id or the first signs of it."""
         import kfp_server_api as kfp
 
-        found = self._call(kfp.RunServiceApi, "run_service_get_run", run_id, safe=True, missing=True)
+        whole = run_id if len(run_id) >= _ID else self._whole_id(run_id)
+        found = self._call(kfp.RunServiceApi, "run_service_get_run", whole, safe=True, missing=True) if whole else None
         if found is None:
             raise InputError(f"no run {run_id} at {self.access.host}; `fusion runs list` lists them")
         return found
+
+    def _whole_id(self, beginning: str) -> str:
+        """The id of the only run of the newest that begins so; "" for none."""
+        runs, _ = self.runs("", _NEWEST, "", "")
+        found = [run.run_id for run in runs if beginning and run.run_id.startswith(beginning.lower())]
+        if len(found) > 1:
+            raise InputError(f"{len(found)} runs begin with {beginning}; give more of the id")
+        return found[0] if found else ""
 
     def runs(self, page: str, limit: int, experiment_id: str, state: str) -> tuple[list["kfp.V2beta1Run"], str]:
         """At most `limit` runs from a page on, the newest first, and what the next page is called ("" for none)."""

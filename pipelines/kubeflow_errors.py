@@ -50,7 +50,9 @@ class Failure(Exception):
     @property
     def needs_login(self) -> bool:
         """Whether a session is missing or has ended."""
-        return self.status == 401 or (self.status in _REDIRECTS and bool(_LOGIN.search(self.location)))
+        # A page with 403 is oauth2-proxy's button to log in; Kubeflow and Istio refuse in plain words.
+        asked = self.status in _REDIRECTS and _LOGIN.search(self.location)
+        return self.status == 401 or (self.status == 403 and self.html) or bool(asked)
 
     @property
     def from_api(self) -> bool:

@@ -64,6 +64,8 @@ def _log_in(session: requests.Session, page: requests.Response, username: str, p
     address = urljoin(page.url, action[1].replace("&amp;", "&")) if action and action[1] else page.url
     if urlsplit(address).netloc != urlsplit(page.url).netloc:
         raise InputError(f"the login form of {_where(page)} sends the password to another host; it was not sent")
+    if host.startswith("https:") and not address.startswith("https:"):
+        raise InputError(f"the login form of {_where(page)} would send the password without TLS; it was not sent")
     sent = session.post(address, data={"login": username, "password": password})
     if _LOGIN_PATH.search(urlsplit(sent.url).path):
         raise InputError(f"Kubeflow's login refuses the user {username}; check FUSION_KFP_USERNAME and its password")

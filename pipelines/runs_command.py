@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id, as `fusion runs list` shows it.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id, or the first signs of it.")]
 
 
 @app.command("list")
@@ -73,7 +73,7 @@ def show(
 
     kubeflow = connect(host, namespace, ca, timeout)
     run = kubeflow.run(run_id)
-    experiment, page = kubeflow.experiments().get(run.experiment_id, ""), kubeflow.run_page(run_id)
+    experiment, page = kubeflow.experiments().get(run.experiment_id, ""), kubeflow.run_page(run.run_id)
     if as_json:
         _print_json(told_run(run, page, experiment) | told_steps(run))
     else:
@@ -90,14 +90,16 @@ def wait(
     timeout: Timeout = 30.0,
 ) -> None:
     """Wait for the end of a run. Exits with 0 if it succeeded, with 1 if not."""
-    wait_for(connect(host, namespace, ca, timeout), run_id, poll)
+    kubeflow = connect(host, namespace, ca, timeout)
+    wait_for(kubeflow, kubeflow.run(run_id).run_id, poll)
 
 
 @app.command()
 def stop(run_id: RunId, host: Host = None, namespace: Namespace = None, ca: Ca = None, timeout: Timeout = 30.0) -> None:
     """Stop a run. What its steps have finished stays."""
     kubeflow = connect(host, namespace, ca, timeout)
-    state = state_of(kubeflow.run(run_id))
+    run = kubeflow.run(run_id)
+    run_id, state = run.run_id, state_of(run)
     if state in ENDED:
         typer.echo(f"run {run_id} has ended already: {state}")
         return
@@ -111,7 +113,8 @@ def retry(
 ) -> None:
     """Run the failed steps of a run again."""
     kubeflow = connect(host, namespace, ca, timeout)
-    state = state_of(kubeflow.run(run_id))
+    run = kubeflow.run(run_id)
+    run_id, state = run.run_id, state_of(run)
     if state not in ("failed", "canceled"):
         raise InputError(f"run {run_id} is {state}; only failed or canceled ones are tried again")
     kubeflow.act_on_run(run_id, "retry")
@@ -130,6 +133,7 @@ def delete(
     """Delete a run from Kubeflow. A model version that it registered stays."""
     kubeflow = connect(host, namespace, ca, timeout)
     run = kubeflow.run(run_id)
+    run_id = run.run_id
     ask(f"delete run {run_id} ({run.display_name}, {state_of(run)})?", yes)
     kubeflow.act_on_run(run_id, "delete")
     typer.echo(f"run {run_id} is deleted")

@@ -14,6 +14,8 @@ from pipelines.kubeflow_runs import Step, errors_of, moment, state_of, steps_of
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
+UTC_TIME = "began (UTC)"
+_SHORT = 8  # signs of an id, enough to tell runs apart
 COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "canceled": "yellow", "canceling": "yellow"}
 
 
@@ -86,15 +88,16 @@ def print_runs(
     if not runs:
         console.print("no runs; `fusion submit` starts one")
         return
-    table = _table("run", "state", "name", "experiment", "started (UTC)", "took", right=("took",))
+    table = _table("run", "state", "name", "experiment", UTC_TIME, "took", right=("took",))
     now = datetime.now(UTC)
     for run in runs:
         state, began = state_of(run), moment(run.created_at)
-        started = began.strftime("%Y-%m-%d %H:%M") if began else "-"
+        year = "" if began and began.year == now.year else "%Y "
+        started = began.strftime(f"{year}%b %d %H:%M") if began else "-"
         experiment = experiments.get(run.experiment_id, run.experiment_id or "-")
         took = duration(_seconds(run, now))
         shown = (one_line(text) for text in (run.display_name or "-", experiment))
-        table.add_row(run.run_id, _coloured(state), *shown, started, took)
+        table.add_row(run.run_id[:_SHORT], _coloured(state), *shown, started, took)
     console.print(table)
     if more:
         console.print("there are more; --limit N shows more of them, --json says where the next page begins")
@@ -159,6 +162,9 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("run", "state")
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=column in ("run", "state", UTC_TIME, "took"),
         )
     return table

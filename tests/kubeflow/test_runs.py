@@ -37,8 +37,20 @@ def test_runs_are_listed_the_newest_first_by_experiment_and_state(fusion, server
     assert listed(fusion, "--state", "failed") == [first]
     assert listed(fusion, "--state", "RUNNING") == []
     table = fusion("runs", "list").stdout
-    (line,) = [line for line in table.splitlines() if line.startswith(first)]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"{first[:8]} ")]
     assert [word for word in ("failed", "first", "atlas-fusion") if word in line] == ["failed", "first", "atlas-fusion"]
+
+
+def test_the_beginning_of_an_id_is_enough(fusion, server, start, refused):
+    first, second = start(), start()
+    assert json.loads(fusion("runs", "show", first[:8], "--json").stdout)["id"] == first
+    assert fusion("runs", "stop", second[:8].upper()).stdout == f"run {second} is being stopped\n"
+    server.runs["aaaa1"], server.runs["aaaa2"] = server.runs.pop(first), server.runs.pop(second)
+    for id_ in ("aaaa1", "aaaa2"):
+        server.runs[id_].run_id = id_
+    assert "2 runs begin with aaaa; give more of the id" in refused("runs", "delete", "aaaa", "--yes")
+    assert "no run  at" in refused("runs", "delete", "", "--yes")
+    assert len(server.runs) == 2
 
 
 def test_an_archived_run_is_not_listed(fusion, server, start):

@@ -114,9 +114,6 @@ def test_the_login_of_dex(run_command, make_server, nowhere, login: str, approva
     server = make_server(**DEX, login=login, approval=approval)
     for name, value in (("USERNAME", "ana@example.org"), ("PASSWORD", PASSWORD)):
         nowhere.setenv(f"FUSION_KFP_{name}", value)
-    if login == "sign-in":
-        # Without a session this one answers 403 by its own page, and asks the API's callers the same.
-        server.faults.append(Fault("GET", f"{API}/healthz", 401, {"message": "no session"}))
     done = run_command("runs", "list", "--host", server.url, "--namespace", "team")
     assert done.returncode == 0, done.stderr
     assert sum(path.endswith("/login") for method, path in server.requests if method == "POST") == 1
@@ -187,6 +184,26 @@ def test_the_login_of_dex_over_tls(run_command, make_server, nowhere, certificat
     nowhere.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     done = run_command("runs", "list", "--host", server.url, "--namespace", "team", "--ca", ca)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("http://{plain}/dex/auth/local/login?state=xyz", "without TLS"), ("form", "to another host")]
+)
+def test_a_password_is_not_sent_where_it_does_not_belong(
+    refused, make_server, nowhere, certificates, address: str, why: str
+):
+    ca, certificate = certificates
+    server, plain = make_server(**DEX, login="dex", certificate=str(certificate)), make_server(**DEX, login="dex")
+    elsewhere = f"<html><form action='{plain.url}/dex/auth/local/login'></form></html>"
+    if address == "form":
+        server.faults.append(Fault("GET", "/dex/auth/local/login", 200, elsewhere))
+    else:
+        host = plain.url.removeprefix("http://")
+        server.faults.append(Fault("GET", "/", 303, "", headers={"Location": address.format(plain=host)}))
+    nowhere.setenv("FUSION_KFP_USERNAME", "ana@example.org")
+    nowhere.setenv("FUSION_KFP_PASSWORD", PASSWORD)
+    assert why in refused("runs", "list", "--host", server.url, "--namespace", "team", "--ca", ca)
+    assert not [path for each in (server, plain) for method, path in each.requests if method == "POST"]
 
 
 def test_an_expired_token(refused, team, nowhere):
