@@ -3,6 +3,9 @@
 1. check: find the pairs and the model version, refuse what cannot be done
 2. fuse: every pair, a few at a time, with its measures; what is done already is kept
 3. report: measures, drift, one page, and a manifest
+
+Nothing of it is taken from the cache: images, alias and destination may have changed. The steps themselves find what is
+done already.
 """
 
 from typing import NamedTuple
@@ -12,7 +15,7 @@ from kfp import dsl
 from components.batch.component import check as check_step
 from components.batch.component import fuse as fuse_step
 from components.batch.component import report as report_step
-from pipelines.training import let_reach_registry, let_reach_s3
+from pipelines import cluster
 
 
 class BatchResults(NamedTuple):
@@ -72,10 +75,10 @@ def batch_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    let_reach_registry(checked, optional=True)
+    cluster.place(checked, "Find the pairs and the model", cluster.LOOK)
     plan, chosen = checked.outputs["plan"], checked.outputs["chosen"]
     fused = fuse_step(plan=plan, chosen=chosen, destination=destination, device=device, code_version=code_version)
-    fused.set_retry(2)
+    cluster.place(fused, "Fuse every pair", cluster.FUSE)
     reported = report_step(
         plan=plan,
         chosen=chosen,
@@ -84,10 +87,7 @@ def batch_pipeline(
         git_commit=git_commit,
         code_version=code_version,
     )
-    for task in (checked, fused, reported):
-        # The images, the alias and the destination may have changed; the steps themselves find what is done already.
-        task.set_caching_options(False)
-        let_reach_s3(task)
+    cluster.place(reported, "Sum up", cluster.SUM_UP)
     return BatchResults(
         fused=fused.outputs["fused"], summary=reported.outputs["summary"], page=reported.outputs["page"]
     )

@@ -68,6 +68,10 @@ def options(
 def run(
     profile: Annotated[str, typer.Option(help=f"Set of defaults to start from: {' or '.join(PROFILES)}.")] = "quick",
     runs: Runs = Path("runs"),
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="Think first, as a scheduled run does: train only if anything is new.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --scheduled: train even if nothing is new.")] = False,
     **given: Any,
 ) -> None:
     """Run the whole pipeline on this machine.
@@ -77,10 +81,15 @@ def run(
     import signal
 
     from pipelines.display import LiveSteps, print_summary
-    from pipelines.local import StepFailed, run_locally
+    from pipelines.local import NothingNew, StepFailed, run_locally
+    from pipelines.parameters import RetrainingParameters
     from pipelines.prepare import prepare
 
+    if force and not scheduled:
+        raise InputError("--force is for a run that thinks first; give --scheduled too, or leave it out")
     parameters = prepare(profile, {name: value for name, value in given.items() if value is not None})
+    if scheduled:
+        parameters = RetrainingParameters(**vars(parameters), force=force)
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:
@@ -91,7 +100,11 @@ def run(
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
-    print_summary(result)
+    if isinstance(result, NothingNew):
+        typer.echo(f"nothing new, no training: {result.reason}")
+        typer.echo(f"all done in {result.seconds:.0f} s; --force trains all the same")
+    else:
+        print_summary(result)
 
 
 @app.command()
@@ -177,21 +190,28 @@ def sweep(
 def compile_(
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="YAML file to write, of the training; default: all of them.", readable=False
-        ),
+        typer.Option("--output", "-o", help="YAML file to write; default: the committed ones, all.", readable=False),
     ] = None,
+    pipeline: Annotated[
+        str, typer.Option(help="With --output, which one: training, retraining, sweep or batch_fusion.")
+    ] = "training",
+    image: Annotated[
+        str,
+        typer.Option(help="With --output: the image that the steps run in, HOST/NAME@sha256:DIGEST or HOST/NAME:TAG."),
+    ] = "",
 ) -> None:
     """Compile the pipelines to the YAML that Kubeflow takes.
 
-    They are the training (pipelines/training.yaml), the search for the best one (pipelines/sweep.yaml) and the fusion
-    of many pairs (pipelines/batch_fusion.yaml).
+    They are the training, the retraining of a schedule, the search for the best training and the fusion of many pairs;
+    docs/pipelines.md has them.
     """
     from pipelines.compile import PIPELINES, compile_pipeline
 
+    if output is None and (image or pipeline != "training"):
+        raise InputError("--image and --pipeline are for a file of your own; name it by --output")
     all_of_them = [(name, Path(f"pipelines/{name}.yaml")) for name in PIPELINES]
-    for name, path in all_of_them if output is None else [("training", output)]:
-        compile_pipeline(path, name)
+    for name, path in all_of_them if output is None else [(pipeline, output)]:
+        compile_pipeline(path, name, image)
         typer.echo(f"wrote {path}")
 
 

@@ -81,6 +81,8 @@ def print_summary(result: RunResult) -> None:
     console.print(grid)
     standing = " and ".join(made["aliases"]) or "no alias"
     again = ", registered before" if made["already_registered"] else ""
+    if result.why:
+        console.print(f"new       {result.why}", soft_wrap=True, markup=False)
     console.print(f"gate      {'promoted' if made['promoted'] else 'not promoted'}: {made['reason']}", soft_wrap=True)
     console.print(f"model     {made['model_name']} version {made['version']} ({standing}{again})")
     for name, place in (

@@ -64,7 +64,8 @@ class Failure(Exception):
         line = self._line(access)
         if sent and self.unknown:
             line += "; it may have been done all the same: look before you try again"
-        return Refused(_without_secrets(line, access), self.status, self.passing or self.network == "timeout")
+        passing = self.passing or self.network in ("timeout", "unreachable")
+        return Refused(_without_secrets(line, access), self.status, passing)
 
     def _line(self, access: Access) -> str:
         host = access.host

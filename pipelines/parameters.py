@@ -60,6 +60,9 @@ class Parameters:
     patience: int = _parameter(0, "Epochs without a better validation loss that end the training; 0 trains to the end.")
     device: str = _parameter("auto", "What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.")
     processes: int = _parameter(2, "How many training processes torchrun starts on each node.")
+    gpus: int = _parameter(
+        0, "GPUs that the train step asks for, one a process; 0 leaves device and processes to say what trains."
+    )
     workspace: str = _parameter(
         "", "A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model."
     )
@@ -91,6 +94,16 @@ class Parameters:
     git_commit: str = _parameter("unknown", "The commit of the code; a tag of the model version.")
     code_version: str = _parameter("", "The version of the code, part of every step's cache key.")
 
+
+MAKES_THE_MODEL = frozenset(
+    {
+        *("min_pairs", "split", "split_seed", "size", "normalise", "register_pairs", "network", "width", "epochs"),
+        *("batch", "accumulate", "crop", "learning_rate", "schedule", "gradient_weight", "perceptual_weight"),
+        *("perceptual", "statistics", "precision", "clip", "ema", "patience", "processes", "gpus", "num_nodes"),
+        *("gpus_per_node", "seed", "strategies"),
+    }
+)
+"""The parameters that decide, beside data and code, which model comes out."""
 
 # What `fusion sweep` searches over: the loop's numbers and choices.
 SEARCHED = (
@@ -134,6 +147,13 @@ def with_profile(profile: str, given: dict[str, Any]) -> Parameters:
     if "model_name" in given:
         return chosen
     return replace(chosen, model_name=chosen.model_name.replace("ct-mri", chosen.collection.lower()))
+
+
+@dataclass(frozen=True)
+class RetrainingParameters(Parameters):
+    """What one run of the retraining pipeline is asked to do: the same, if there is anything new."""
+
+    force: bool = _parameter(False, "Train even if nothing is new.")
 
 
 def described() -> list[tuple[str, type, Any, str]]:

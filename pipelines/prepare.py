@@ -8,7 +8,7 @@ from typing import Any
 from components.evaluate.evaluation import parse_strategies
 from components.ingest.dataset import PHANTOM, check_collection, check_folder, check_remote
 from components.ingest.phantom import PhantomConfig
-from components.ingest.remote import SCHEME
+from components.ingest.remote import LATEST, SCHEME, latest_version, parse_remote
 from components.ingest.version import folder_version
 from components.preprocess.preparation import Preparation
 from components.preprocess.splits import parse_split
@@ -28,6 +28,8 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
     Raises InputError for whatever can be seen to be wrong without starting the run.
     """
     parameters = with_profile(profile, given)
+    if parameters.data.startswith(SCHEME) and parameters.data_version == LATEST:
+        parameters = replace(parameters, data_version=latest_version(parse_remote(parameters.data)))
     check_values(parameters)
     _check_machine(parameters)
     changes: dict[str, Any] = {"git_commit": git_commit()}
@@ -62,6 +64,7 @@ def check_values(p: Parameters) -> None:
         ("processes", p.processes, 1),
         ("min_pairs", p.min_pairs, 1),
         ("checkpoint_every", p.checkpoint_every, 0),
+        ("gpus", p.gpus, 0),
     ):
         if value < least:
             raise InputError(f"{name} is {value}; give at least {least}")

@@ -82,7 +82,9 @@ def create(
     when, zone = When.asked(cron, every), zone_named(time_zone)
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run) as package:
-        values = run_parameters(profile, typed(given, package.inputs, pipeline), package.inputs, warn)
+        notes: list[str] = []
+        asked = typed(given, package.inputs, pipeline)
+        values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
         if dry_run:
             typer.echo(one_line(f"{name} would run {package.name} {when.words()}"))
             next_lines(when, None, zone, lambda line: typer.echo(f"next       {line}"))
@@ -93,6 +95,8 @@ def create(
     wanted.experiment_id = kubeflow.ensure_experiment(kfp_experiment).experiment_id
     wanted.trigger = when.trigger()
     made, what = replace(kubeflow, wanted, not disabled, zone)
+    for note in notes:
+        warn(note)
     page = kubeflow.schedule_page(made.recurring_run_id)
     if as_json:
         _print_json(_told(made, page) | {"done": what, "version": version})

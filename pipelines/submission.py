@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
 from pipelines.kubeflow_errors import Refused
-from pipelines.packages import Package
+from pipelines.packages import OWN_PARAMETERS, Package
 from pipelines.parameters import PROFILES, Parameters, with_profile
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ class Uploaded:
 
 
 def run_parameters(
-    profile: str, given: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]], tell: Callable[[str], object]
+    pipeline: str,
+    profile: str,
+    given: Mapping[str, Any],
+    inputs: Mapping[str, Mapping[str, Any]],
+    tell: Callable[[str], object],
 ) -> dict[str, Any]:
     """The parameters of a run that differ from the pipeline's defaults: the profile's, and those given over them.
 
@@ -33,29 +37,40 @@ def run_parameters(
     """
     if "profile" not in inputs:
         if profile != next(iter(PROFILES)):
-            raise InputError(f"the pipeline has no profiles; leave --profile {profile} out")
+            raise InputError(f"the pipeline {pipeline} has no profiles; leave --profile {profile} out")
         return dict(given)
     from pipelines.prepare import check_values
 
     known = {each.name for each in fields(Parameters)}
     parameters = with_profile(profile, {name: value for name, value in given.items() if name in known})
-    check_values(parameters)
+    check_values(_with_some_version(parameters, pipeline))
     _check_reachable(parameters, tell)
     values = {name: value for name, value in vars(parameters).items() if name in inputs and name not in given}
     changed = {name: value for name, value in values.items() if value != inputs[name].get("defaultValue")}
-    own = ("git_commit", "code_version")
-    return {name: value for name, value in changed.items() if name not in own} | dict(given)
+    return {name: value for name, value in changed.items() if name not in OWN_PARAMETERS} | dict(given)
+
+
+def _with_some_version(p: Parameters, pipeline: str) -> Parameters:
+    """The parameters with a version where the pipeline itself looks for the latest one; InputError where none does."""
+    from components.ingest.remote import LATEST
+
+    if p.data_version != LATEST:
+        return p
+    if pipeline != "retraining":
+        raise InputError(
+            f"data_version is {LATEST}, which only the pipeline retraining looks for; give --pipeline retraining, or "
+            "the version"
+        )
+    return replace(p, data_version="0" * 32 + ".dir")
 
 
 def _check_reachable(p: Parameters, tell: Callable[[str], object]) -> None:
     """Raise InputError for data that only this machine has."""
-    from components.ingest.dataset import PHANTOM, check_remote
+    from components.ingest.dataset import PHANTOM
     from components.ingest.remote import SCHEME
     from model.vgg import STACKS
 
-    if p.data.startswith(SCHEME):
-        check_remote(p.data, p.data_version)
-    elif p.data != PHANTOM and not p.data.startswith("/"):
+    if p.data != PHANTOM and not p.data.startswith((SCHEME, "/")):
         raise InputError(
             f"data is {p.data!r}, a folder of this machine; a cluster takes --data s3://BUCKET/PREFIX with "
             "--data-version, an absolute path inside the image, or --data phantom"
@@ -67,8 +82,8 @@ def _check_reachable(p: Parameters, tell: Callable[[str], object]) -> None:
         )
     elif p.perceptual not in STACKS and not p.perceptual.startswith("/"):
         raise InputError(
-            f"perceptual is {p.perceptual!r}, a file of this machine; give {', '.join(STACKS)} or a path "
-            "inside the image"
+            f"perceptual is {p.perceptual!r}, a file of this machine; give {', '.join(STACKS)} or a path inside the "
+            "image"
         )
 
 

@@ -67,7 +67,9 @@ def submit(
             return
         if upload_only and (given or wait or name):
             raise InputError("--upload-only starts no run; leave the parameters, --name and --wait out")
-        values = run_parameters(profile, typed(given, package.inputs, pipeline), package.inputs, warn)
+        notes: list[str] = []
+        asked = typed(given, package.inputs, pipeline)
+        values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
         values |= {own: package.inputs[own]["defaultValue"] for own in ("git_commit", "code_version")}
         title = name or f"{pipeline} {package.version}"
         if dry_run:
@@ -77,6 +79,9 @@ def submit(
         kubeflow = connect(host, namespace, ca, timeout)
         uploaded = ensure_version(kubeflow, package)
     _say(as_json, f"version {uploaded.name} of {package.name}{', there already' if uploaded.reused else ', uploaded'}")
+    _say(as_json, f"image   {package.image}")
+    for note in notes:
+        warn(note)
     if upload_only:
         if as_json:
             _print_json(vars(uploaded))

@@ -5,6 +5,8 @@
 3. train and score each trial, a few at a time, on the validation subjects
 4. choose: the best trial
 5. evaluate, register: as in the training pipeline, the best one alone
+
+No exit handler stands around them: Kubeflow's back end fails a loop inside one (kubeflow/pipelines#12390).
 """
 
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from components.sweep.component import plan as plan_step
 from components.sweep.component import score as score_step
 from components.sweep.component import train_trial as train_trial_step
 from components.validate.component import validate as validate_step
-from pipelines.training import let_announce, let_reach_registry, let_reach_s3
+from pipelines import cluster
 
 # Kubeflow takes a constant here.
 TRIALS_AT_ONCE = 2
@@ -74,6 +76,7 @@ def sweep_pipeline(
     patience: int = 0,
     device: str = "auto",
     processes: int = 2,
+    gpus: int = 0,
     workspace: str = "",
     checkpoint_every: int = 0,
     seed: int = 3407,
@@ -123,6 +126,7 @@ def sweep_pipeline(
         patience: Epochs without a better validation loss that end the training; 0 trains to the end.
         device: What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.
         processes: How many training processes torchrun starts on each node.
+        gpus: GPUs that the training of each trial asks for, one a process; 0 leaves device and processes to say.
         workspace: A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
         seed: Seed of the phantom, of the initial weights, of shuffling and crops.
@@ -146,12 +150,12 @@ def sweep_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    let_reach_s3(ingested)
+    cluster.place(ingested, "Bring the data in", cluster.FETCH)
     dataset = ingested.outputs["dataset"]
     validated = validate_step(
         dataset=dataset, min_pairs=min_pairs, size=size, model_name=model_name, code_version=code_version
     )
-    let_reach_registry(validated, optional=True)
+    cluster.place(validated, "Validate the data", cluster.JUDGE_DATA)
     preprocessed = preprocess_step(
         dataset=dataset,
         validation=validated.outputs["report"],
@@ -162,6 +166,7 @@ def sweep_pipeline(
         register_pairs=register_pairs,
         code_version=code_version,
     )
+    cluster.place(preprocessed, "Split by subject and pack", cluster.PACK)
     packed = preprocessed.outputs["packed"]
     planned = plan_step(
         search=search,
@@ -187,21 +192,23 @@ def sweep_pipeline(
         experiment=experiment,
         code_version=code_version,
     )
-    let_reach_registry(planned, optional=True)
+    cluster.place(planned, "Plan the trials", cluster.CHOOSE)
     with dsl.ParallelFor(items=planned.output, parallelism=TRIALS_AT_ONCE) as trial:
         trained = train_trial_step(
             packed=packed,
             trial=trial,
             perceptual=perceptual,
             processes=processes,
+            gpus=gpus,
             workspace=workspace,
             checkpoint_every=checkpoint_every,
             experiment=experiment,
             code_version=code_version,
         )
-        let_reach_registry(trained, optional=True)
-        let_reach_s3(trained)
+        cluster.place(trained, "Train a trial", cluster.TRAIN)
+        cluster.with_gpus(trained, gpus)
         scored = score_step(packed=packed, model=trained.outputs["model"], measure=measure, code_version=code_version)
+        cluster.place(scored, "Score it on the validation subjects", cluster.SCORE)
     chosen = choose_step(
         models=dsl.Collected(trained.outputs["model"]),
         scores=dsl.Collected(scored.outputs["scored"]),
@@ -211,12 +218,10 @@ def sweep_pipeline(
         seed=seed,
         code_version=code_version,
     )
-    let_reach_registry(chosen, optional=True)
+    cluster.place(chosen, "Choose the best", cluster.CHOOSE)
     model = chosen.outputs["model"]
     found = champion_step(model=model, model_name=model_name)
-    # Another may have become champion since; what evaluation takes from the cache follows the answer.
-    found.set_caching_options(False)
-    let_reach_registry(found, optional=True)
+    cluster.place(found, "Find the champion", cluster.FIND_CHAMPION)
     evaluated = evaluate_step(
         dataset=packed,
         model=model,
@@ -225,7 +230,7 @@ def sweep_pipeline(
         champion=found.output,
         code_version=code_version,
     )
-    let_reach_registry(evaluated, optional=True)
+    cluster.place(evaluated, "Compare on held-out subjects", cluster.EVALUATE)
     evaluation = evaluated.outputs["evaluation"]
     registered = register_step(
         dataset=packed,
@@ -243,10 +248,7 @@ def sweep_pipeline(
         code_version=code_version,
         pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
-    # The registry may have changed since; the step itself finds a version that is there already.
-    registered.set_caching_options(False)
-    let_reach_registry(registered, optional=False)
-    let_announce(registered)
+    cluster.place(registered, "Register, and let the gate decide", cluster.REGISTER)
     return SearchResults(
         data_docs=validated.outputs["data_docs"],
         model=model,

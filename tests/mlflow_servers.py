@@ -1,5 +1,6 @@
 """MLflow servers as a training may meet them: a real one, bad ones, and a proxy that drops answers."""
 
+import json
 import os
 import signal
 import socket
@@ -117,3 +118,18 @@ def forgetful_proxy(uri: str) -> Iterator[tuple[str, set[str]]]:
 
     with serving(Forgetful) as address:
         yield f"http://{address}", seen.dropped
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a server that takes every POST, and the JSON that it was sent."""
+    posts: list[Any] = []
+
+    class Hook(Quiet):
+        def do_POST(self) -> None:
+            posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    with serving(Hook) as address:
+        yield f"http://{address}", posts

@@ -32,7 +32,7 @@ def find_drift(rows: Sequence[Row], modalities: Sequence[str], chosen: Chosen) -
     findings = []
     for each in expected:
         mean = here[each.modality][each.statistic]["mean"]
-        findings.append(asdict(each) | {"mean": mean, "drifted": abs(mean - each.centre) > each.margin})
+        findings.append(asdict(each) | {"mean": mean, "drifted": each.drifted(mean)})
     return {
         "compared_with": chosen.title if findings else None,
         "missing": missing,

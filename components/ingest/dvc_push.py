@@ -10,8 +10,9 @@ from components.ingest.dvc_config import Remote, cache_folder, check_remote
 from components.ingest.pin import PIN, Pin, read_pin, require_listing
 from model.errors import InputError
 
-# What `dvc` has no command for: asking a remote for objects past DVC's index, and storing them there one by one. One is
-# lacking where it is not, is of another size than in the cache, or has a checksum or content that is not its name's.
+# What `dvc` has no command for: asking a remote for objects past DVC's index, storing them there one by one, and to
+# tell there which version was pushed last. An object is lacking where it is not, is of another size than in the cache,
+# or has a checksum or content that is not its name's.
 _OBJECTS = """
 import hashlib, json, os, re, sys
 from dvc.repo import Repo
@@ -35,6 +36,9 @@ try:
     if task == "put":
         remote.add([cache.oid_to_path(md5) for md5 in md5s], cache.fs, md5s, check_exists=False)
         there = md5s
+    elif task == "pin":
+        fs.put_file("data.dvc", fs.join(fs.parent(fs.parent(remote.path)), "data.dvc"))
+        there = md5s
     elif fs.protocol in ("local", "s3"):
         here = fs.protocol == "local"
         found = {path: {} for path in places if os.path.isfile(path)} if here else fs.fs.find(remote.path, detail=True)
@@ -48,7 +52,10 @@ except Exception as error:
 
 
 def push(root: Path, remote: Remote) -> None:
-    """Push the pinned version to a remote; raises InputError unless the remote then holds it, undamaged."""
+    """Push the pinned version to a remote; raises InputError unless the remote then holds it, undamaged.
+
+    Last of all `data.dvc` itself is put at the remote's root: the version that who asks for the latest one gets.
+    """
     check_remote(remote)
     pin = require_listing(read_pin(root), root)
     if spoilt := damaged_objects(cache_folder(root), pin):
@@ -62,6 +69,7 @@ def push(root: Path, remote: Remote) -> None:
         lacks = missing_on_remote(root, remote, pin)
     if lacks:
         raise InputError(f"{remote} lacks {len(lacks)} files of version {pin.version} after the push; push again")
+    _objects(root, remote, "pin", [pin.version])
 
 
 def missing_on_remote(root: Path, remote: Remote, pin: Pin) -> list[str]:

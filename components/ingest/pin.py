@@ -58,19 +58,36 @@ def find_root(start: Path) -> Path:
 
 def read_pin(root: Path) -> Pin:
     """Read `data.dvc` and `data.pairs.csv`; raises InputError if either is missing or no such file."""
-    import yaml
-
     where = root / PIN
     try:
-        content = yaml.safe_load(where.read_text())
+        text = where.read_bytes()
+    except OSError as error:
+        raise _no_pin(where, error) from None
+    version, size, nfiles, meta = _pinned(text, where)
+    return Pin(version, size, nfiles, meta, _read_pairs(root / PAIRS))
+
+
+def pinned_version(text: bytes, where: object) -> str:
+    """The version that the content of a `data.dvc` pins, which lies at `where`; InputError if it pins none."""
+    return _pinned(text, where)[0]
+
+
+def _pinned(text: bytes, where: object) -> tuple[str, int, int, dict[str, Any]]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
         (out,) = content["outs"]
         version, size, nfiles = str(out["md5"]), int(out["size"]), int(out["nfiles"])
         if out["path"] != DATA or not version.endswith(".dir") or not _MD5.match(version[:-4]):
             raise ValueError(f"it pins {out['path']!r} at {version!r}, no folder {DATA}")
-        meta = dict(content.get("meta") or {})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where} pins no dataset ({error}); restore it with `git checkout {PIN}`") from None
-    return Pin(version, size, nfiles, meta, _read_pairs(root / PAIRS))
+        return version, size, nfiles, dict(content.get("meta") or {})
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _no_pin(where, error) from None
+
+
+def _no_pin(where: object, error: Exception) -> InputError:
+    return InputError(f"{where} pins no dataset ({error}); restore it with `git checkout {PIN}`")
 
 
 def require_listing(pin: Pin, root: Path) -> Pin:

@@ -24,6 +24,8 @@ from components.progress import Progress
 from model.errors import InputError
 
 SCHEME = "s3://"
+LATEST = "latest"
+"""In place of a version on S3: the one that was pushed last, whose `data.dvc` lies at the remote's root."""
 
 _URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?:/(?P<prefix>.*))?")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -52,6 +54,18 @@ def parse_remote(url: str) -> Remote:
             f"{shown_address(url)!r} is no S3 address; give s3://bucket/prefix, as `dvc remote list` shows it"
         )
     return Remote(match["bucket"], (match["prefix"] or "").strip("/"))
+
+
+def latest_version(remote: Remote) -> str:
+    """The version that `fusion data push` stored last; raises InputError if it left no `data.dvc`, or that is none."""
+    from components.ingest.pin import PIN, pinned_version
+
+    key = "/".join(filter(None, (remote.prefix, PIN)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PIN
+        what = f"the {PIN} of the latest version, which `fusion data push` puts there,"
+        Bucket(remote.bucket).fetch(key, file, what)
+        return pinned_version(file.read_bytes(), f"{remote}/{PIN}")
 
 
 def list_version(remote: Remote, version: str) -> dict[str, str]:

@@ -41,6 +41,7 @@ def register(
     registration: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.Markdown],
     pipeline_run: str = "",
+    settings: str = "",
 ) -> None:
     """Register the model in the MLflow of MLFLOW_TRACKING_URI, and make it the champion if the gate lets it.
 
@@ -61,6 +62,7 @@ def register(
         registration: The version that was made, whether it is the champion, and every check, as JSON.
         summary: The outcome in words.
         pipeline_run: The run of the pipeline, kept as a tag.
+        settings: What decided, beside data and code, which model came out; a scheduled training compares its own.
     """
     from pathlib import Path
 
@@ -70,7 +72,7 @@ def register(
 
     rules = Rules.parse(gate_measures, gate_margin, gate_lesions, gate_seconds)
     folders, report = (Path(model.path), Path(evaluation.path), Path(dataset.path)), Path(validation.path)
-    origin = Origin.here(profile, git_commit, code_version, pipeline_run)
+    origin = Origin.here(profile, git_commit, code_version, pipeline_run, settings)
     made = registry.register(
         *folders, origin, experiment=experiment, model_name=model_name, validation=report, rules=rules
     )

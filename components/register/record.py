@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.image import own_image
 from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
 from components.register.packaging import packaged
+from components.register.recipe import recipe_tag
 from components.tracking import latest_steps
 from model.errors import InputError
 
@@ -26,7 +28,6 @@ BRIEF = ("epochs", "batch", "crop", "perceptual", "processes")
 METRICS_A_REQUEST = 1000
 STATISTICS_FILE = "data_statistics.json"
 SPLIT_FILE = "split.json"
-IMAGE_VARIABLE = "ATLAS_FUSION_IMAGE"
 RUN_VARIABLE = "FUSION_PIPELINE_RUN"
 
 
@@ -35,7 +36,7 @@ class Origin:
     """Where a model comes from beyond what its own folder tells: the profile and the code that ran.
 
     `pipeline_run` is the id of the run in Kubeflow, or the name of its folder here; `image` is the container image by
-    its digest. Either is "" where it is not known.
+    its digest; `settings` what decided, beside data and code, which model came out. Each is "" where it is not known.
     """
 
     profile: str
@@ -43,12 +44,13 @@ class Origin:
     code_version: str
     pipeline_run: str = ""
     image: str = ""
+    settings: str = ""
 
     @classmethod
-    def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str) -> Origin:
+    def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str, settings: str = "") -> Origin:
         """The origin of what runs in this environment, which names the image, and the run's folder if it has one."""
         run = os.environ.get(RUN_VARIABLE) or pipeline_run
-        return cls(profile, git_commit, code_version, run, os.environ.get(IMAGE_VARIABLE, ""))
+        return cls(profile, git_commit, code_version, run, own_image(), settings)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class Judged:
                 return f"it was trained on another {key.replace('_', ' ').replace('subjects', 'set of subjects')}"
         return ""
 
+    def recipe(self, origin: Origin) -> str:
+        """The key of the tag that tells what the model was made of."""
+        return recipe_tag(self.table["dataset_version"], origin.code_version, origin.settings)
+
     def tags(self, origin: Origin) -> dict[str, str]:
         """The lineage of the model version, for its tags."""
         chosen = {key: self.training[key] for key in BRIEF if key in self.training}
@@ -131,6 +137,7 @@ class Judged:
             "dataset_version": self.table["dataset_version"],
             "configuration": json.dumps(self.config | chosen),
             "seed": str(self.training.get("seed", "")),
+            self.recipe(origin): origin.git_commit,
             "test_set": image_set(self.table),
             HEADLINE: str(own["means"].get(HEADLINE) if own else None),
         }

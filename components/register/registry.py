@@ -98,6 +98,7 @@ def register(
 
         rules = rules or Rules()
         if found := _find(client, model_name, identity):
+            client.set_model_version_tag(model_name, found.version, judged.recipe(origin), origin.git_commit)
             return _finish(client, found, judged, rules, already_registered=True)
         verdict = judge_beside(client, model_name, judged, rules)
         tags, description = identity | judged.tags(origin) | {"parent": verdict.over}, card(judged, verdict)

@@ -38,9 +38,7 @@ def payload(name: str, event: Mapping[str, Any], measures: Mapping[str, float], 
     version, over = event["version"], event["over"]
     place = f"in place of version {over}" if over else "the first one"
     verb = "is champion again" if event["action"] == "rolled back" else "is champion"
-    text = one_line(f"{name} version {version} {verb}, {place}: {event['reason']} (by {event['by']})")
-    for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(sign, escaped)
+    text = for_slack(f"{name} version {version} {verb}, {place}: {event['reason']} (by {event['by']})")
     finite = {key: value for key, value in measures.items() if value - value == 0}
     return {
         "text": text,
@@ -55,6 +53,14 @@ def payload(name: str, event: Mapping[str, Any], measures: Mapping[str, float], 
         "measures": finite,
         "tracking_uri": tracking_uri,
     }
+
+
+def for_slack(text: str) -> str:
+    """The text in one line, with the three signs escaped that Slack reads as markup."""
+    text = one_line(text)
+    for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(sign, escaped)
+    return text
 
 
 def post(url: str, content: Mapping[str, Any], pause: Callable[[float], None] = time.sleep) -> str:

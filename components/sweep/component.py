@@ -74,6 +74,7 @@ def train_trial(
     trial: str,
     perceptual: str,
     processes: int,
+    gpus: int,
     workspace: str,
     checkpoint_every: int,
     experiment: str,
@@ -86,7 +87,8 @@ def train_trial(
         packed: The packed dataset.
         trial: The trial as JSON, from the plan.
         perceptual: Feature stack of the perceptual loss: vgg16-bn, vgg19, random, or a VGG safetensors file.
-        processes: How many processes torchrun starts.
+        processes: How many processes torchrun starts, where gpus is 0.
+        gpus: GPUs of this step, one a process.
         workspace: A folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
         experiment: MLflow experiment that shows the training while it runs, where MLFLOW_TRACKING_URI names a server.
@@ -98,7 +100,7 @@ def train_trial(
     from components.sweep.steps import train_trial_step
 
     places = Path(packed.path), Path(model.path), workspace, checkpoint_every
-    failure = train_trial_step(trial, perceptual, processes, *places, experiment, code_version)
+    failure = train_trial_step(trial, perceptual, gpus or processes, *places, experiment, code_version)
     model.metadata.update({"status": "failed" if failure else "finished", "reason": failure})
 
 

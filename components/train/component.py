@@ -26,6 +26,7 @@ def train(
     patience: int,
     device: str,
     processes: int,
+    gpus: int,
     workspace: str,
     checkpoint_every: int,
     num_nodes: int,
@@ -59,7 +60,8 @@ def train(
         ema: Decay of the moving average of the weights that is kept; 0 for none.
         patience: Epochs without a better validation loss that end the training; 0 trains to the end.
         device: What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.
-        processes: How many processes torchrun starts.
+        processes: How many processes torchrun starts, where gpus is 0.
+        gpus: GPUs of this step, one a process; 0 leaves device and processes to say what trains.
         workspace: A folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model.
         checkpoint_every: Steps from one checkpoint to the next; 0 keeps one every epoch.
         num_nodes: Machines that train: 1 is this step itself, more are the nodes of a TrainJob (workspace must be S3).
@@ -78,9 +80,10 @@ def train(
 
     size = {"epochs": epochs, "batch": batch, "accumulate": accumulate, "crop": crop, "seed": seed}
     rate = {"learning_rate": learning_rate, "schedule": schedule, "clip": clip, "ema": ema, "patience": patience}
-    how = {"network": network, "width": width, "statistics": statistics, "precision": precision, "device": device}
+    how = {"network": network, "width": width, "statistics": statistics, "precision": precision}
+    how["device"] = "cuda" if gpus else device
     config = training_config(gradient_weight, perceptual_weight, size | rate | how)
     places = Path(packed.path), Path(model.path), workspace
     nodes = Nodes(num_nodes, gpus_per_node, cpus_per_node, memory_per_node, deadline_seconds)
-    train_step(config, perceptual, processes, *places, checkpoint_every, experiment, code_version, nodes)
+    train_step(config, perceptual, gpus or processes, *places, checkpoint_every, experiment, code_version, nodes)
     model.metadata.update({"epochs": epochs, "seed": seed, "framework": "pytorch"})

@@ -80,7 +80,7 @@ def train_step(
 
 def _train_on(nodes: Nodes, settings: Settings, workspace: str) -> None:
     """Train by a TrainJob whose nodes meet this step at the workspace, an s3://bucket/prefix."""
-    from components.image import IMAGE
+    from components.image import IMAGE, own_image
     from components.train.job_watch import Patience
     from components.train.trainjob import RUNTIME, JobSpec, run_trainjob
 
@@ -92,7 +92,7 @@ def _train_on(nodes: Nodes, settings: Settings, workspace: str) -> None:
         nodes.count,
         settings.processes // nodes.count,
         nodes.gpus,
-        IMAGE,
+        own_image() or IMAGE,
         RUNTIME,
         workspace,
         json.loads(settings.json()),

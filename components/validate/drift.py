@@ -28,6 +28,10 @@ class Bounds:
     centre: float
     margin: float
 
+    def drifted(self, mean: float) -> bool:
+        """Whether a mean is further away than that."""
+        return abs(mean - self.centre) > self.margin
+
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
     """The statistics of a dataset, small enough to travel with a model.

@@ -100,6 +100,7 @@ class KfpServer:
     only_v1: bool = False
     page_size: int = 100
     certificate: str = ""
+    port: int = 0
     on_run: Callable[[Any], None] = lambda run: None
     on_look: Callable[[Any], None] = lambda run: None  # after somebody has looked at a run
     pipelines: dict[str, Any] = field(default_factory=dict)
@@ -117,7 +118,7 @@ class KfpServer:
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
-        self.server = _Server(("127.0.0.1", 0), type("Bound", (Handler,), {"api": self}))
+        self.server = _Server(("127.0.0.1", self.port), type("Bound", (Handler,), {"api": self}))
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate)

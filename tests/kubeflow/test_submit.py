@@ -14,6 +14,10 @@ from kfp_server import API, Fault, step
 
 from pipelines import packages
 from pipelines.code import code_version
+from pipelines.compile import PIPELINES
+from pipelines.kubeflow import Kubeflow
+from pipelines.kubeflow_access import Access
+from pipelines.kubeflow_runs import follow
 
 ROOT = Path(__file__).parents[2]
 VERSION = COMMIT[:12]
@@ -86,7 +90,7 @@ def test_a_checkout_with_changes_is_refused_or_named_so(fusion, server, refused,
     assert len({version.name for version in server.versions.values()}) == 2
 
 
-@pytest.mark.parametrize("pipeline", packages.PIPELINES)
+@pytest.mark.parametrize("pipeline", PIPELINES)
 def test_every_pipeline_can_be_submitted(fusion, server, pipeline: str):
     assert fusion("submit", "--pipeline", pipeline).returncode == 0
     assert only(server.runs).display_name == f"{pipeline} {VERSION}"
@@ -99,6 +103,13 @@ def test_a_profile_gives_its_values_and_the_options_override_them(fusion, server
     given = only(server.runs).runtime_config.parameters
     assert (given["schedule"], given["crop"], given["epochs"], given["profile"]) == ("cosine", 0, 7, "atlas")
     assert given["model_name"] == "pet-mri-fusion"
+
+
+def test_a_retraining_may_be_forced_and_follow_the_latest_data(fusion, server):
+    data = ("--data", "s3://bucket/dvc", "--data-version", "latest")
+    assert fusion("submit", "--pipeline", "retraining", "--force", *data).returncode == 0
+    given = only(server.runs).runtime_config.parameters
+    assert (given["force"], given["data_version"]) == (True, "latest")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +129,12 @@ def test_a_profile_gives_its_values_and_the_options_override_them(fusion, server
         (["--split", "thirds"], "thirds"),
         (["--data", "my-data"], "data is 'my-data', a folder of this machine"),
         (["--data", "s3://bucket/dvc"], "data_version"),
+        (["--data", "s3://bucket/dvc", "--data-version", "latest"], "only the pipeline retraining looks for"),
         (["--profile", "huge"], "no profile 'huge'"),
-        (["--pipeline", "trainig"], "no pipeline 'trainig'; choose one of training, sweep"),
+        (["--pipeline", "trainig"], "no pipeline 'trainig'; choose one of training, retraining"),
         (["--pipeline", "batch_fusion", "--profile", "atlas"], "has no profiles"),
         (["--pipeline", "batch_fusion", "--epochs", "3"], "the pipeline batch_fusion has no parameter --epochs"),
-        (["--image", "not an image"], "--image is 'not an image'"),
+        (["--image", "not an image"], "'not an image' names no image"),
         (["--version-name", "a b"], "--version-name is 'a b'"),
         (["--upload-only", "--epochs", "3"], "--upload-only starts no run"),
     ],
@@ -233,6 +245,26 @@ def test_waiting_outlasts_a_gateway_that_restarts(fusion, server):
     done = fusion("submit", "--wait", "--poll", "0")
     assert done.returncode == 0, done.stderr
     assert "is not ready (HTTP 503): no healthy upstream; try again later; still waiting" in done.stderr
+
+
+def test_waiting_outlasts_a_port_forward_that_is_started_again(fusion, make_server, server):
+    assert fusion("submit").returncode == 0
+    (run_id,) = server.runs
+    server.play(run_id, "RUNNING")
+    told = []
+
+    def pause(seconds: float) -> None:
+        if not told and not server.closing.is_set():
+            # The connection breaks, and then nobody listens.
+            server.faults.append(Fault("GET", f"{API}/runs/.*"))
+            server.close()
+        elif told:
+            again = make_server(port=server.server.server_port, runs=server.runs, experiments=server.experiments)
+            again.play(run_id, "SUCCEEDED")
+
+    run = follow(Kubeflow(Access(server.url), lambda seconds: None), run_id, 0, lambda step: None, told.append, pause)
+    assert run.state == "SUCCEEDED"
+    assert len(told) == 1 and "Connection refused" in told[0]
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_run(server, nowhere):

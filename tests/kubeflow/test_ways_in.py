@@ -317,6 +317,15 @@ def test_no_secret_is_shown_that_the_server_repeats(run_command, team, nowhere):
     assert TOKEN not in done.stdout + done.stderr
 
 
+def test_an_upload_that_is_not_allowed_says_whose_permission_it_needs(fusion, server):
+    # Kubeflow answers 400 to this one, in a form of its own.
+    denied = 'pipeline upload denied: permission to create pipelines.pipelines.kubeflow.org in namespace "team"'
+    server.faults.append(Fault("POST", f"{API}/pipelines/upload_version", 400, {"error_message": denied}))
+    done = fusion("submit")
+    assert done.returncode == 2 and denied in done.stderr
+    assert not server.runs
+
+
 def test_two_ways_to_log_in_are_refused(refused, server, nowhere):
     nowhere.setenv("FUSION_KFP_TOKEN", TOKEN)
     nowhere.setenv("FUSION_KFP_COOKIE", "a=b")

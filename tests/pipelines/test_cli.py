@@ -1,7 +1,6 @@
 """The command line: its help, its parameters, and one line with exit code 2 for whatever is wrong with the input."""
 
 import errno
-import inspect
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.parameters import PROFILES, Parameters, described, with_profile
 
 ROOT = Path(__file__).parents[2]
@@ -32,16 +30,6 @@ def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatc
     assert not any("..." in line for line in commands)
 
 
-def test_the_pipeline_takes_exactly_the_described_parameters():
-    from pipelines.training import training_pipeline
-
-    signature = inspect.signature(training_pipeline.pipeline_func)
-    described_defaults = {name: default for name, _, default, _ in described()}
-    assert {name: p.default for name, p in signature.parameters.items()} == described_defaults
-    for name, _, _, text in described():
-        assert f"{name}: {text}" in training_pipeline.pipeline_func.__doc__
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_names_itself_and_only_known_parameters(profile: str):
     assert Parameters(**PROFILES[profile]).profile == profile
@@ -51,22 +39,6 @@ def test_a_model_is_named_after_its_collection_unless_it_is_given_a_name():
     assert with_profile("quick", {"collection": "PET-MRI"}).model_name == "pet-mri-fusion-quick"
     assert with_profile("atlas", {}).model_name == "ct-mri-fusion"
     assert with_profile("atlas", {"collection": "PET-MRI", "model_name": "mine"}).model_name == "mine"
-
-
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_the_committed_pipeline_is_the_compiled_one_byte_for_byte(tmp_path, pipeline: str):
-    for name in ("first.yaml", "second.yaml"):
-        compile_pipeline(tmp_path / name, pipeline)
-    first = (tmp_path / "first.yaml").read_bytes()
-    assert first == (tmp_path / "second.yaml").read_bytes()
-    assert first == (ROOT / "pipelines" / f"{pipeline}.yaml").read_bytes(), "run `make compile` and commit the result"
-
-
-@pytest.mark.parametrize("pipeline", ["training", "sweep"])
-def test_on_a_cluster_the_registry_learns_of_the_run_the_image_and_the_webhook(pipeline: str):
-    text = (ROOT / "pipelines" / f"{pipeline}.yaml").read_text()
-    assert "{{$.pipeline_job_uuid}}" in text
-    assert text.count("envVar: ATLAS_FUSION_IMAGE") == text.count("envVar: ATLAS_FUSION_WEBHOOK") == 1
 
 
 def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, refused):

@@ -3,10 +3,13 @@
 import shutil
 
 import boto3
+import pytest
 
 from components.ingest.pin import read_pin
+from components.ingest.remote import latest_version, parse_remote
 from components.ingest.version import folder_version
-from tests.datasets import ask, dvc, fill, git
+from model.errors import InputError
+from tests.datasets import ask, dvc, fill, git, write_image
 
 
 def test_dvc_itself_pushes_pulls_and_tells_the_status(checkout, bucket, tree, fusion, tmp_path):
@@ -66,3 +69,23 @@ def test_what_s3_refuses_is_one_line(checkout, bucket, tree, s3_server, refused,
     monkeypatch.setenv("ATLAS_FUSION_REMOTE", "ours/at/dvc")
     assert "give s3://BUCKET/PREFIX" in refused("data", "push")
     assert "DVC has no remote spare; there are atlas" in refused("data", "push", "--remote", "spare")
+
+
+def test_the_version_pushed_last_is_the_latest(checkout, bucket, tree, fusion, refused, monkeypatch):
+    monkeypatch.setenv("ATLAS_FUSION_REMOTE", bucket)
+    latest = parse_remote(bucket)
+    with pytest.raises(InputError, match="latest version, which `fusion data push` puts there, is missing in"):
+        latest_version(latest)
+    assert "fusion data push" in refused("run", "--data", bucket, "--data-version", "latest")
+    fill(checkout, tree)
+    assert fusion("data", "push").returncode == 0
+    first = read_pin(checkout).version
+    assert latest_version(latest) == first
+    write_image(checkout / "data" / "CT-MRI" / "CT" / "2004.png", 99, "CT")
+    assert fusion("data", "import", "data", "--new-version").returncode == 0
+    assert latest_version(latest) == first, "what is not pushed is nobody's latest"
+    assert fusion("data", "push").returncode == 0
+    assert latest_version(latest) == read_pin(checkout).version != first
+    boto3.client("s3").put_object(Bucket="ours", Key="at/dvc/data.dvc", Body=b"outs: []")
+    with pytest.raises(InputError, match="pins no dataset"):
+        latest_version(latest)

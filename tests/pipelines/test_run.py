@@ -17,6 +17,7 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from tests.mlflow_servers import listening
 from tests.processes import at_work
 
 FUSION = str(Path(sys.executable).parent / "fusion")
@@ -54,7 +55,7 @@ def ran(tmp_path_factory):
 
 def test_the_summary_shows_table_gate_and_places(ran):
     folder, said = ran
-    for step in ("ingest", "validate", "preprocess", "train", "evaluate", "register"):
+    for step in ("ingest", "validate", "preprocess", "train", "champion", "evaluate", "register", "notify"):
         assert re.search(rf"^{step} +done in \d+\.\d s$", said, re.MULTILINE), step
     for words in ("This network, SFNN", "Elementwise maximum", "Q^AB/F", "gate ", "ct-mri-fusion-quick version 1"):
         assert words in said
@@ -98,6 +99,25 @@ def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing
         assert re.search(rf"^{step} +unchanged, from the cache$", done.stdout, re.MULTILINE), step
     assert "registered before" in done.stdout
     assert "version 1" in done.stdout
+
+
+def test_a_scheduled_run_trains_only_when_something_is_new_and_tells_of_its_end(ran):
+    folder, _ = ran
+    with listening() as (address, posts):
+        told = {"MLFLOW_TRACKING_URI": "", "ATLAS_FUSION_WEBHOOK": f"{address}/s3cret"}
+        done = fusion("run", *SMALL, "--scheduled", cwd=folder, **told)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"^change +done", done.stdout, re.MULTILINE) and "ingest" not in done.stdout
+        assert "nothing new, no training: version 1 was made of this data, code and settings" in done.stdout
+        bad = fusion("run", *SMALL, "--scheduled", "--crop", "512", cwd=folder, **told)
+        assert (bad.returncode, bad.stderr.count("\n")) == (2, 1) and "train: crop is 512" in bad.stderr
+    quiet, failed = posts
+    assert (quiet["event"], failed["event"]) == ("nothing_new", "run_failed")
+    assert quiet["run"] in {path.name for path in (folder / "runs").iterdir()}
+    (latest,) = {path.resolve() for path in (folder / "runs").glob("latest")}
+    assert (latest / "report.html").is_file(), "a run without a training leaves the last reports as they are"
+    assert not any("s3cret" in log.read_text() for log in (folder / "runs").glob("*/run.log"))
+    assert fusion("run", "--force", cwd=folder).stderr.startswith("error: --force is for a run that thinks first")
 
 
 def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(ran):

@@ -1,0 +1,1 @@
+"""Change: decide whether a scheduled training would make anything new."""

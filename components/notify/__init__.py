@@ -1,0 +1,1 @@
+"""Notify: tell people how a run of the pipeline ended."""

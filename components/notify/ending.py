@@ -1,0 +1,94 @@
+"""What is told of a run of the pipeline when it has ended, and to whom: the webhook in ATLAS_FUSION_WEBHOOK."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.change.decision import last_look
+from components.register.record import RUN_VARIABLE
+from components.register.webhook import WEBHOOK_VARIABLE, for_slack, post
+from components.tracking import connected, shown, sqlite_path
+from model.errors import one_line, without_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SUCCEEDED = "SUCCEEDED"
+_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: `event` is run_failed, run_succeeded or nothing_new, `outcome` says it in words.
+
+    `version` is the one that the run registered, "" without one.
+    """
+
+    event: str
+    outcome: str
+    version: str = ""
+
+    def payload(self, model_name: str, run: str, tracking_uri: str) -> dict[str, Any]:
+        """What is posted: `text` for people, as Slack reads it, and the same as fields for programs."""
+        return {
+            "text": for_slack(self.line(model_name, run)),
+            "event": self.event,
+            "model": model_name,
+            "run": run,
+            "version": self.version,
+            "outcome": self.outcome,
+            "tracking_uri": shown(tracking_uri),
+        }
+
+    def line(self, model_name: str, run: str) -> str:
+        """The same in one line."""
+        return f"{model_name}, run {run}: {self.outcome}"
+
+
+def tell(state: str, message: str, model_name: str, pipeline_run: str, tracking_uri: str = "") -> None:
+    """Print how a run ended, and post it where a webhook is named.
+
+    `state` is the final one that Kubeflow gives the steps as a whole, `message` its error. Nothing is raised: the run
+    has ended, well or badly, whether or not anybody hears of it.
+    """
+    run = os.environ.get(RUN_VARIABLE) or pipeline_run
+    url = os.environ.get(WEBHOOK_VARIABLE, "").strip()
+    if not url:
+        print(f"{model_name}, run {run}: {state.lower()}; {WEBHOOK_VARIABLE} names nobody to tell", flush=True)
+        return
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    ending = _ending(state, message, model_name, run, uri)
+    print(one_line(ending.line(model_name, run)), flush=True)
+    if why := post(url, ending.payload(model_name, run, uri)):
+        print(f"webhook not told ({why}); see {WEBHOOK_VARIABLE}", file=sys.stderr, flush=True)
+
+
+def _ending(state: str, message: str, model_name: str, run: str, uri: str) -> Ending:
+    if state != SUCCEEDED:
+        why = f": {without_credentials(one_line(message))[:_LONGEST]}" if message else ""
+        return Ending("run_failed", f"{state.lower()}{why}")
+    database = sqlite_path(uri)
+    if not uri or (database and not database.exists()):
+        return Ending("run_succeeded", "succeeded")
+    try:
+        with connected(uri) as client:
+            return _succeeded(client, model_name, run)
+    except Exception as error:
+        print(f"the registry could not be asked what came of the run: {one_line(str(error))}", flush=True)
+        return Ending("run_succeeded", "succeeded")
+
+
+def _succeeded(client: MlflowClient, model_name: str, run: str) -> Ending:
+    """What a run that succeeded left in the registry: a version, a reason for none, or neither."""
+    if why := last_look(client, model_name, run):
+        return Ending("nothing_new", f"nothing new, no training: {why}")
+    made = client.search_model_versions(f"name = '{model_name}' AND tags.pipeline_run = '{run}'")
+    if not made:
+        return Ending("run_succeeded", "succeeded; its model was registered before")
+    version = max(made, key=lambda each: int(each.version))
+    gate, why = version.tags.get("gate", "not judged"), version.tags.get("gate_reason", "")
+    word = f"version {version.version} {gate}" + (f": {why}" if why else "")
+    return Ending("run_succeeded", word, str(version.version))

@@ -1,0 +1,76 @@
+"""What is told of a run that ended: to a real HTTP server, in words and in fields, and never a secret."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from components.change.decision import CHECKED
+from components.notify.ending import tell
+from components.register import webhook
+from tests.mlflow_servers import Quiet, serving
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    """A server at a secret address; what it was posted."""
+    made = SimpleNamespace(posts=[], status=200)
+
+    class Handler(Quiet):
+        def do_POST(self):  # noqa: N802
+            made.posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(made.status)
+            self.end_headers()
+
+    monkeypatch.setattr(webhook, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.delenv("FUSION_PIPELINE_RUN", raising=False)
+    with serving(Handler) as address:
+        monkeypatch.setenv("ATLAS_FUSION_WEBHOOK", f"http://{address}/T0/s3cret")
+        yield made
+
+
+def test_a_failed_run_is_told_with_its_error_and_without_its_secrets(hook, capsys):
+    tell("FAILED", "cannot reach http://me:pass@s3/x?token=abc\nTraceback <b>", "m", "run-1", "")
+    (said,) = hook.posts
+    assert said["event"] == "run_failed" and said["run"] == "run-1"
+    assert said["text"].startswith("m, run run-1: failed: cannot reach http://***@s3/x?***")
+    assert "pass" not in str(said) and "abc" not in str(said) and "&lt;b&gt;" in said["text"]
+    assert "s3cret" not in "".join(capsys.readouterr())
+
+
+def test_a_run_that_made_a_version_is_told_with_the_gates_word(hook, store):
+    store.client.set_model_version_tag("ct-mri", "1", "pipeline_run", "run-2")
+    tell("SUCCEEDED", "", "ct-mri", "run-2", store.uri)
+    (said,) = hook.posts
+    assert (said["event"], said["version"]) == ("run_succeeded", "1")
+    assert said["text"].startswith("ct-mri, run run-2: version 1 promoted: vif 0.5000 beats ")
+
+
+def test_a_run_that_found_nothing_new_says_why(hook, store):
+    looked = {"run": "run-3", "train": False, "reason": "version 1 is of this data"}
+    store.client.set_registered_model_tag("ct-mri", CHECKED, json.dumps(looked))
+    tell("SUCCEEDED", "", "ct-mri", "run-3", store.uri)
+    tell("SUCCEEDED", "", "ct-mri", "run-4", store.uri)
+    told, other = hook.posts
+    assert told["event"] == "nothing_new"
+    assert told["text"] == "ct-mri, run run-3: nothing new, no training: version 1 is of this data"
+    assert other["event"] == "run_succeeded" and "registered before" in other["text"]
+
+
+def test_a_registry_that_is_away_keeps_nobody_from_hearing(hook, capsys):
+    tell("SUCCEEDED", "", "m", "run-5", "http://127.0.0.1:9")
+    assert hook.posts[0]["text"] == "m, run run-5: succeeded"
+    assert "the registry could not be asked" in capsys.readouterr().out
+
+
+def test_a_webhook_that_fails_is_told_and_ends_nothing(hook, capsys):
+    hook.status = 404
+    tell("FAILED", "", "m", "run-6", "")
+    said = capsys.readouterr()
+    assert "webhook not told (HTTP 404)" in said.err and "s3cret" not in said.err
+
+
+def test_without_a_webhook_the_log_says_that_nobody_was_told(monkeypatch, capsys):
+    monkeypatch.delenv("ATLAS_FUSION_WEBHOOK", raising=False)
+    tell("FAILED", "", "m", "run-7", "")
+    assert capsys.readouterr().out == "m, run run-7: failed; ATLAS_FUSION_WEBHOOK names nobody to tell\n"
