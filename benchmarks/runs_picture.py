@@ -77,7 +77,7 @@ def drawn() -> str:
     console.print("$ fusion runs list")
     print_runs(runs, {EXPERIMENT: "atlas-fusion"}, more=False, console=console)
     console.print(f"\n$ fusion runs show {runs[0].run_id}")
-    print_run(runs[0], "atlas-fusion", f"{PAGE}{runs[0].run_id}", console)
+    print_run(runs[0], "atlas-fusion", f"{PAGE}{runs[0].run_id}", console=console)
     return console.export_svg(title="fusion runs")
 
 

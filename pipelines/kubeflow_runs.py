@@ -1,5 +1,6 @@
 """A run at Kubeflow as its user thinks of it: steps, their states, durations and what went wrong."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ STATES = ("pending", "running", "succeeded", "skipped", "failed", "canceling", "
 ENDED = ("succeeded", "skipped", "failed", "canceled")
 _DRIVER = "-driver"
 _INNER = ("root", "executor")
+# What the compiler calls handlers, conditions and loops; their steps stand for them.
+_CONTROL = re.compile(r"(exit-handler|condition(-branches)?|for-loop|iteration(-item|-iterations)?)(-\d+|\(.*\))*")
 _LOST = 600  # seconds without an answer after which a wait is given up
 
 
@@ -57,6 +60,7 @@ def steps_of(run: "kfp.V2beta1Run") -> list[Step]:
     tasks = (run.run_details.task_details if run.run_details else None) or []
     drivers = [task for task in tasks if task.display_name and task.display_name.endswith(_DRIVER)]
     names = {driver.display_name.removesuffix(_DRIVER) for driver in drivers} - set(_INNER)
+    names = {name for name in names if not _CONTROL.fullmatch(name)}
     named = [task for task in tasks if task.display_name and _is_step(task.display_name, names)]
     begun = {task.display_name for task in named}
     early = [driver for driver in drivers if driver.display_name.removesuffix(_DRIVER) in names - begun]
@@ -66,7 +70,8 @@ def steps_of(run: "kfp.V2beta1Run") -> list[Step]:
 
 def _is_step(name: str, names: set[str]) -> bool:
     # An engine without drivers lists the steps alone.
-    return name in names if names else name not in _INNER and not name.endswith(_DRIVER)
+    inner = name in _INNER or name.endswith(_DRIVER) or _CONTROL.fullmatch(name)
+    return name in names if names else not inner
 
 
 def _step(task: Any, tasks: list[Any], drivers: list[Any]) -> Step:
@@ -107,6 +112,12 @@ def errors_of(run: "kfp.V2beta1Run") -> list[tuple[str, str]]:
         if message := _message(thing):
             found.setdefault(message, "")
     return [(name, message) for message, name in found.items()]
+
+
+def look_closer(run: "kfp.V2beta1Run", namespace: str) -> str:
+    """The command that says more of a run whose failure Kubeflow gives no reason for."""
+    where = namespace or "kubeflow"
+    return f"kubectl describe pods --namespace {where} --selector pipeline/runid={run.run_id}"
 
 
 def follow(

@@ -77,7 +77,7 @@ def show(
     if as_json:
         _print_json(told_run(run, page, experiment) | told_steps(run))
     else:
-        print_run(run, experiment, page)
+        print_run(run, experiment, page, kubeflow.access.namespace)
 
 
 @app.command()
@@ -141,7 +141,7 @@ def delete(
 
 def wait_for(kubeflow: "Kubeflow", run_id: str, poll: float) -> None:
     """Show a run's steps until it ends; end the program with 1 unless it succeeded, with 130 after Ctrl-C."""
-    from pipelines.kubeflow_runs import errors_of, follow
+    from pipelines.kubeflow_runs import errors_of, follow, look_closer, steps_of
     from pipelines.runs_display import print_step
     from pipelines.submission import warn
 
@@ -155,8 +155,10 @@ def wait_for(kubeflow: "Kubeflow", run_id: str, poll: float) -> None:
         typer.echo(f"run {run_id} succeeded")
         return
     told = [f"{name}: {message}" if name else message for name, message in errors_of(run)]
-    why = InputError(told[0] if told else f"`fusion runs show {run_id}` says more")
-    sys.exit(f"error: run {run_id} {state}: {why}")
+    failed = ", ".join(step.name for step in steps_of(run) if step.state == "failed") or "it"
+    silent = f"{failed} failed, Kubeflow does not say why; `{look_closer(run, kubeflow.access.namespace)}` may"
+    why = told[0] if told else silent if state == "failed" else "it was stopped"
+    sys.exit(f"error: run {run_id} {state}: {InputError(why)}")
 
 
 def _print_json(value: object) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.errors import one_line
-from pipelines.kubeflow_runs import Step, errors_of, moment, state_of, steps_of
+from pipelines.kubeflow_runs import Step, errors_of, look_closer, moment, state_of, steps_of
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
@@ -103,8 +103,10 @@ def print_runs(
         console.print("there are more; --limit N shows more of them, --json says where the next page begins")
 
 
-def print_run(run: "kfp.V2beta1Run", experiment: str, page: str, console: Console | None = None) -> None:
-    """One run, line by line: state, parameters, steps, what went wrong, and its page."""
+def print_run(
+    run: "kfp.V2beta1Run", experiment: str, page: str, namespace: str = "", console: Console | None = None
+) -> None:
+    """One run, line by line: state, parameters, steps, what went wrong or how to find out, and its page."""
     console = console or _console()
     facts = told_steps(run)
     took = duration(_seconds(run, datetime.now(UTC)))
@@ -135,6 +137,8 @@ def print_run(run: "kfp.V2beta1Run", experiment: str, page: str, console: Consol
             console.print()
         where = f"{error['step']}: " if error["step"] else ""
         console.print(f"{'error':<11}{one_line(where + error['message'])}", soft_wrap=True, style="red")
+    if not facts["errors"] and state_of(run) not in ("succeeded", "skipped", "canceled"):
+        console.print(f"\n{'more':<11}{look_closer(run, namespace)}", soft_wrap=True)
 
 
 def print_step(step: Step) -> None:

@@ -1,13 +1,16 @@
 """A Kubeflow Pipelines API over HTTP, and the command line as its user calls it, in a committed checkout."""
 
 import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from kfp_server import KfpServer
 
 from pipelines import kubeflow, packages, schedules
 from pipelines.cli import main
+from pipelines.compile import compile_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -39,8 +42,23 @@ def server(make_server):
     return make_server()
 
 
+@pytest.fixture(scope="session")
+def compile_once(tmp_path_factory):
+    """Compile each pipeline with each image once for all tests; it takes a second."""
+    kept = tmp_path_factory.mktemp("compiled")
+    known: dict[tuple[str, str], Path] = {}
+
+    def copy(output: Path, name: str = "training", image: str = "") -> None:
+        if (name, image) not in known:
+            compile_pipeline(kept / f"{len(known)}.yaml", name, image)
+            known[name, image] = kept / f"{len(known)}.yaml"
+        shutil.copy(known[name, image], output)
+
+    return copy
+
+
 @pytest.fixture
-def nowhere(monkeypatch, tmp_path):
+def nowhere(monkeypatch, tmp_path, compile_once):
     """An environment without Kubeflow, without proxies, with a clean commit, and with no pause between attempts."""
     for name in [
         name for name in os.environ if name.startswith(("FUSION_", "KF_PIPELINES_")) or "proxy" in name.lower()
@@ -49,6 +67,7 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(packages, "git_commit", lambda: COMMIT)
+    monkeypatch.setattr(packages, "compile_pipeline", compile_once)
     monkeypatch.setattr(kubeflow, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(schedules, "_QUIET", 0.0)
     monkeypatch.chdir(tmp_path)

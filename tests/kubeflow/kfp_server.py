@@ -389,7 +389,7 @@ class Handler(BaseHTTPRequestHandler):
         (part,) = whole.get_payload()
         assert part.get_param("name", header="content-disposition") == "uploadfile"
         assert part.get_filename().endswith(".yaml")
-        documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
+        documents = list(yaml.load_all(part.get_payload(decode=True), yaml.CSafeLoader))
         spec = dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False)) if documents[1:] else documents[0]
         taken = [each for each in self.api.versions.values() if each.pipeline_id == pipeline.pipeline_id]
         if any(each.name == self.query["name"] for each in taken):

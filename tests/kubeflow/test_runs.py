@@ -113,6 +113,24 @@ def test_the_message_of_a_run_or_of_an_unknown_part_of_it_is_passed_up(fusion, s
     assert messages == ["OOMKilled", "driver failed: no such secret"]
 
 
+def test_of_a_failure_without_a_message_it_is_told_how_to_look_closer(fusion, server, start):
+    run = start()
+    server.play(run, "FAILED", *step("ingest", "SUCCEEDED", BEGAN, ENDED), *step("train", "FAILED", BEGAN, ENDED))
+    command = f"kubectl describe pods --namespace kubeflow --selector pipeline/runid={run}"
+    assert f"more       {command}\n" in fusion("runs", "show", run).stdout
+    done = fusion("runs", "wait", run, "--poll", "0")
+    assert done.returncode == 1
+    assert done.stderr == f"error: run {run} failed: train failed, Kubeflow does not say why; `{command}` may\n"
+
+
+def test_handlers_conditions_and_loops_are_no_steps(fusion, server, start):
+    run = start("--pipeline", "retraining")
+    names = ("exit-handler-1", "condition-2", "for-loop-3", "iteration", "iteration-item", "change", "train")
+    server.play(run, "RUNNING", *(task for name in names for task in step(name, "RUNNING", BEGAN)))
+    steps = json.loads(fusion("runs", "show", run, "--json").stdout)["steps"]
+    assert [each["name"] for each in steps] == ["change", "train"]
+
+
 def test_what_kubeflow_says_cannot_break_the_line_or_the_terminal(fusion, server, start):
     run = start("--name", "evil \x1b[31m\nname")
     server.play(run, "FAILED", *step("train", "FAILED", BEGAN, ENDED, error="one\ntwo\x1b]0;"))
