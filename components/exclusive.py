@@ -32,21 +32,39 @@ def exclusive(file: Path, refusal: str) -> Iterator[int]:
 def _held(file: Path) -> IO[str] | None:
     """The file, locked; None while another process holds it, or has removed it meanwhile."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed it: others would then lock a new file of this name.
-            if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-                return lock
-        except BaseException:
-            lock.close()
-            raise
-        lock.close()
-        return None
-    except (BlockingIOError, FileNotFoundError):
-        return None
+        lock = _opened(file)
     except OSError as error:
-        raise InputError(
-            f"cannot write {file}: {error.strerror}; check the place and its permissions, or choose another"
-        ) from None
+        raise _unwritable(file, error) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it may have removed it: others would then lock a new file of this name.
+        if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        lock.close()
+        raise _unwritable(file, error) from None
+    lock.close()
+    return None
+
+
+def _opened(file: Path) -> IO[str]:
+    """The file, made with its folder.
+
+    Who held it may remove both while they are made, which a second attempt mends; a place that takes no new files, such
+    as /proc, says "no such file" to that one too.
+    """
+    try:
+        return _made(file)
+    except FileNotFoundError:
+        return _made(file)
+
+
+def _made(file: Path) -> IO[str]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open("w")
+
+
+def _unwritable(file: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {file}: {error.strerror}; check the place and its permissions, or choose another")

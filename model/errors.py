@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # A password may hold a slash or another @; a port is none.
@@ -36,6 +36,13 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return without_credentials(one_line(super().__str__()))
+
+
+def unknown_choice(what: str, given: str | Iterable[str], known: Iterable[str]) -> InputError:
+    """The refusal of names, one or several, that are none of those `known`; of none at all if there is none."""
+    names = [given] if isinstance(given, str) else list(given)
+    said = f"unknown {what} {', '.join(map(repr, names))}" if names else f"no {what} given"
+    return InputError(f"{said}; choose one of {', '.join(known)}")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fast import SMALLEST, FastDecoder, FastEncoder
 from model.network import CHANNELS, Autoencoder, FusionNetwork
 from model.networks import NETWORKS, check_width, make_network
@@ -53,7 +53,7 @@ class FuserConfig:
             (self.network, tuple(NETWORKS), "network"),
         ):
             if value not in known:
-                raise InputError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+                raise unknown_choice(what, value, known)
         check_width(self.network, self.width)
 
 
@@ -69,7 +69,7 @@ class Fuser:
         fast: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
-            raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+            raise unknown_choice("precision", precision, PRECISIONS)
         # Who trains a network need not say its width again.
         self.config = replace(config or FuserConfig(), width=network.width)
         self.device = _device(device)
@@ -253,8 +253,10 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
+        # Of a name that torch does not know it lists the twenty that it does, most of them for nobody here.
+        why = "" if reason.startswith("Expected one of") else f" ({reason})"
         raise InputError(
-            f"device {name!r} cannot be used here ({reason}); choose cpu, or cuda where there is a GPU"
+            f"device {name!r} cannot be used here{why}; choose cpu, or cuda where there is a GPU"
         ) from None
     return device
 

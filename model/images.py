@@ -122,7 +122,7 @@ def writable_format(path: Path, picture: Picture) -> str:
     """Pillow's name of the format that a file name ends in; raises InputError if it cannot hold such a picture."""
     kind = Image.registered_extensions().get(path.suffix.lower(), "")
     if kind not in FORMATS:
-        raise InputError(f"cannot tell an image format from {path.name!r}; end the name in .png")
+        raise InputError(f"cannot tell an image format from {path.name or str(path)!r}; end the name in .png")
     if picture.chroma is not None and kind == "GIF":
         raise InputError(f"{path}: GIF has no true colour; end the name in .png")
     if picture.chroma is None and picture.depth == 16 and kind not in _DEEP_FORMATS:

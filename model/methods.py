@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.baselines.classical import average, dwt, guided, laplacian, maximum
 from model.baselines.zero_learning import load_zero_learning
-from model.errors import InputError, MissingWeights
+from model.errors import MissingWeights, unknown_choice
 from model.fuser import Fuser
 from model.strategies import STRATEGIES
 
@@ -47,7 +47,7 @@ class Resources:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise InputError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
+            raise unknown_choice("split", self.split, SPLITS)
 
 
 @dataclass(frozen=True)

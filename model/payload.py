@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.images import Picture, decode_image, encode_png, join_colour, split_colour, to_levels
 
 ENCODINGS = ("same", "array", "png")
@@ -108,7 +108,7 @@ def write_batch(fused: Sequence[Picture], a: Batch, b: Batch, encoding: str = "s
     PNG cannot hold, and for anything unknown.
     """
     if encoding not in ENCODINGS:
-        raise InputError(f"unknown encoding {encoding!r}; choose one of {', '.join(ENCODINGS)}")
+        raise unknown_choice("encoding", encoding, ENCODINGS)
     if output_bits not in OUTPUT_BITS:
         raise InputError(f"output_bits is {output_bits}; choose 8, 16, 32 (floats) or 0 (as the sources)")
     if encoding == "png" or (encoding == "same" and a.encoded and b.encoded):

@@ -1,5 +1,7 @@
 """How much of a fused image comes from the first source, for the methods that decide it pixel by pixel."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,18 @@ def share_of_first(fuse: Fuse, a: Tensor, b: Tensor) -> Tensor | None:
     if fuse is maximum:
         return (torch.sign(a - b) + 1) / 2
     return None
+
+
+def shares_of_first(methods: Mapping[str, Fuse], a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """`share_of_first` of several methods by name, without those that have none.
+
+    The Fusers among them must be of one network, which encodes the pair once for all their strategies.
+    """
+    fusers = {name: fuse for name, fuse in methods.items() if isinstance(fuse, Fuser)}
+    strategies = [fuser.strategy for fuser in fusers.values()]
+    shares = next(iter(fusers.values())).share_each(a, b, strategies) if fusers else {}
+    found = {
+        name: shares.get(fusers[name].strategy) if name in fusers else share_of_first(fuse, a, b)
+        for name, fuse in methods.items()
+    }
+    return {name: share for name, share in found.items() if share is not None}

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.losses import LossWeights
 from model.network import CHANNELS
 from model.networks import NETWORKS, check_width
@@ -62,7 +62,7 @@ class TrainingConfig:
             ("precision", self.precision, PRECISIONS),
         ):
             if chosen not in known:
-                raise InputError(f"unknown {what} {chosen!r}; choose one of {', '.join(known)}")
+                raise unknown_choice(what, chosen, known)
         for name, least in (("epochs", 1), ("batch", 1), ("accumulate", 1), ("crop", 0), ("patience", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; give at least {least}")

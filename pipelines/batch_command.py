@@ -17,20 +17,20 @@ def batch(
     ],
     destination: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix for the results.")],
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Model folder, models:/NAME/VERSION or models:/NAME@ALIAS; default: the model that ships with this "
             "program.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Fusion strategy (`fusion methods` lists them as dilran-NAME); default: the model's own.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     collection: Annotated[str, typer.Option(help="Which pairs: CT-MRI, PET-MRI or SPECT-MRI.")] = "CT-MRI",
     measures: Annotated[
         str, typer.Option(help="Measures by name, comma-separated (`fusion measure` lists them), default, or none.")

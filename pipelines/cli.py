@@ -16,7 +16,7 @@ from pipelines.data import app as data
 from pipelines.ending import call
 from pipelines.kubeflow_options import PASSES_ON
 from pipelines.models import app as models
-from pipelines.options import Runs, with_pipeline_parameters
+from pipelines.options import Runs, source_path, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
 from pipelines.runs_command import app as runs_at_kubeflow
 from pipelines.schedule_command import app as schedule
@@ -217,8 +217,10 @@ def compile_(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="First image, folder or volume: CT, PET or SPECT.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second image, of the same size, folder or volume: MR.", readable=False)],
+    a: Annotated[Path, typer.Argument(help="First image, folder or volume: CT, PET or SPECT.", parser=source_path)],
+    b: Annotated[
+        Path, typer.Argument(help="Second image, of the same size, folder or volume: MR.", parser=source_path)
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -298,9 +300,9 @@ app.command()(view)
 
 @app.command("measure")
 def measure_(
-    a: Annotated[Path, typer.Argument(help="First source.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second source, of the same size.", readable=False)],
-    fused: Annotated[Path, typer.Argument(help="The fused image, of the same size.", readable=False)],
+    a: Annotated[Path, typer.Argument(help="First source.", parser=source_path)],
+    b: Annotated[Path, typer.Argument(help="Second source, of the same size.", parser=source_path)],
+    fused: Annotated[Path, typer.Argument(help="The fused image, of the same size.", parser=source_path)],
     protocol: Annotated[
         str, typer.Option(help="Definitions of the measures: the field's (standard) or the poster's (poster).")
     ] = "standard",

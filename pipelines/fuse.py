@@ -79,8 +79,17 @@ def _read_network(path: Path) -> Autoencoder:
     raise InputError(f"{path} holds the weights of another architecture; give one of {', '.join(NETWORKS)}")
 
 
+def check_model_name(model: str | None) -> None:
+    """Raise InputError for an empty name, as of a shell's variable that is not set; None is the shipped model."""
+    if model is not None and not model.strip():
+        raise InputError(
+            "the model's name is empty; name a model folder or models:/NAME/VERSION, or none for the one that ships"
+        )
+
+
 def model_path(model: str | None, runs: Path) -> Path:
     """The place of the model that `--model` names, the shipped one by default; a registered one is fetched."""
+    check_model_name(model)
     if model is None:
         if not SHIPPED_MODEL.is_dir():
             raise InputError(

@@ -57,6 +57,8 @@ def fuse_folders(
     """
     check_new_folder(output)
     pairs, alone = images_of_same_names(a, b)
+    if output.suffix.lower() in EXTENSIONS:
+        raise InputError(f"{output} is to be a folder, as the sources are; name it without {output.suffix}")
     fuser = load()
     with new_folder(output) as aside, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[None]] = deque()

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from model.dicom_series import write_series
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.images import same_file
 from model.modality import Evidence, check_order, evidence
@@ -108,7 +108,7 @@ def _from_dicom(path: Path) -> bool:
 
 def _check_output(a: Path, b: Path, output: Path, dtype: str | None) -> Kind:
     if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        raise unknown_choice("dtype", dtype, DTYPES)
     for source in (a, b):
         if same_file(output, source):
             raise InputError(f"{output} is one of the sources, which the fused volume would replace; name another")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.images import read_image
 from model.metrics import PROTOCOLS, Measure, measure
 
@@ -25,7 +25,7 @@ def measure_files(a: Path, b: Path, fused: Path, protocol: str = "standard") -> 
     InputError for a file that cannot be read, sizes that differ, or an unknown protocol.
     """
     if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+        raise unknown_choice("protocol", protocol, PROTOCOLS)
     paths = (a, b, fused)
     lumas = [read_image(path).luma.clamp(0, 1) for path in paths]
     sizes = [f"{luma.shape[2]}x{luma.shape[1]}" for luma in lumas]

@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from model.errors import InputError
 from pipelines.parameters import described
 
 Runs = Annotated[
     Path,
     typer.Option(envvar="FUSION_RUNS", help="Folder of runs, their cache and the local MLflow store.", readable=False),
 ]
+
+
+def source_path(text: str) -> Path:
+    """The path of a source; InputError for an empty one, as of a shell's variable that is not set, since it is "."."""
+    if not text:
+        raise InputError("the name of a source is empty; name an image, a folder or a volume (. is this folder)")
+    return Path(text)
+
 
 _GIVEN_ELSEWHERE = ("profile", "code_version", "git_commit")
 

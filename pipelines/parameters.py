@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from model.errors import InputError
+from model.errors import unknown_choice
 
 
 def _parameter(default: Any, help: str) -> Any:
@@ -142,7 +142,7 @@ def with_profile(profile: str, given: dict[str, Any]) -> Parameters:
     A model name that is not given follows the collection, so that a champion is judged against its like.
     """
     if profile not in PROFILES:
-        raise InputError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        raise unknown_choice("profile", profile, PROFILES)
     chosen = Parameters(**PROFILES[profile] | given)
     if "model_name" in given:
         return chosen

@@ -19,7 +19,7 @@ from components.evaluate.table import check_target, write_table
 from components.evaluate.table_facts import title
 from components.ingest.dataset import COLLECTION, PHANTOM, check_folder
 from components.ingest.phantom import PhantomConfig, write_phantom
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.methods import Resources, Split
 from pipelines.code import code_version, git_commit
 from pipelines.display import progress_bar
@@ -44,7 +44,7 @@ def make_table(
     """
     start, console = time.monotonic(), Console(stderr=True, highlight=False)
     if protocol not in get_args(Protocol):
-        raise InputError(f"unknown protocol {protocol!r}; choose one of {', '.join(get_args(Protocol))}")
+        raise unknown_choice("protocol", protocol, get_args(Protocol))
     # The poster's EN counts distinct floats, so it sees rounding that differs from pixel to pixel.
     fast = protocol != "poster"
     resources = Resources(split or _SPLIT_OF[protocol], vgg, fast=fast)  # type: ignore[index, arg-type]

@@ -5,7 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,14 @@ from torch import Tensor
 from components.evaluate.evaluation import parse_strategies
 from components.evaluate.page import number, png, raised
 from components.evaluate.viewer.scene import DEEPEST, Scene, Shown, Side, deep_png, render_viewer, share_address
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.images import join_colour, same_file, write_atomically
 from model.methods import METHODS, Fuse, Resources, strategy_title
 from model.metrics import MEASURES, measure
 from model.shares import share_of_first
 from pipelines.fuse import load_fuser, model_path
-from pipelines.view_sources import Pair, Sources, levels_of, read_sources
+from pipelines.view_sources import Pair, Sources, levels_of, normalised, read_sources
 
 MEASURED = ("qabf", "vif", "ssim")
 
@@ -80,6 +80,10 @@ def view(
     images_a_pair = 2 + 2 * (len(strategies or (None,)) + len(names))
     sources = read_sources(a, b, most, images_a_pair, window, keep_order)
     fuser = load_fuser(model_path(network.model, runs), strategies[0] if strategies else None, network.batchnorm)
+    if fuser.config.levels:
+        # Once for all methods, so that what is shown, fused, weighed and measured is the same.
+        sources = normalised(sources, fuser.config.levels)
+        fuser = Fuser(fuser.network, replace(fuser.config, levels=None))
     others = {name: METHODS[name].load(Resources()) for name in names}
     scene = _scene(sources, _Contestants(fuser, strategies or [fuser.strategy], others), progress)
     text = render_viewer(scene)
@@ -109,7 +113,7 @@ def _check_output(a: Path, b: Path, output: Path) -> None:
 def _method_names(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if unknown := [name for name in names if name not in METHODS]:
-        raise InputError(f"unknown method {', '.join(unknown)}: choose from {', '.join(METHODS)}")
+        raise unknown_choice("method", unknown, METHODS)
     return names
 
 

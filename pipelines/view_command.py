@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from model.errors import one_line
-from pipelines.options import Runs
+from pipelines.options import Runs, source_path
 
 
 def view(
-    a: Annotated[Path, typer.Argument(help="First image, folder of images or volume: CT, PET, SPECT.", readable=False)],
-    b: Annotated[Path, typer.Argument(help="Second: MR; images of folders pair by name.", readable=False)],
+    a: Annotated[
+        Path, typer.Argument(help="First image, folder of images or volume: CT, PET, SPECT.", parser=source_path)
+    ],
+    b: Annotated[Path, typer.Argument(help="Second: MR; images of folders pair by name.", parser=source_path)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.", readable=False)] = Path("view.html"),
     model: Annotated[str | None, typer.Option(help="As `fusion fuse` takes it; default: the shipped one.")] = None,
     strategy: Annotated[

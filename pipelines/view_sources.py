@@ -1,7 +1,7 @@
 """The pairs that `fusion view` shows: two images, two folders of images of the same names, or two volumes by slices."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,30 @@ def read_sources(a: Path, b: Path, most: int, images_a_pair: int, window: str | 
     notes = [f"{len(chosen)} of {len(named)} pairs, spread evenly."] if len(chosen) < len(named) else []
     notes += [f"{alone} images without a partner of the same name are left out."] if alone else []
     return _pictures(chosen, _labels(a, b), f"{a.name} and {b.name}", images_a_pair, tuple(notes))
+
+
+def normalised(sources: Sources, levels: tuple[tuple[float, float], tuple[float, float]]) -> Sources:
+    """The sources as a network takes them that was trained on normalised images; `levels` as of its configuration.
+
+    They are shown through the same window at first, which the page takes for what was fused.
+    """
+    sides, said = [], []
+    for side, (low, high) in zip(sources.sides, levels, strict=True):
+        black, white = (side.black + share * (side.white - side.black) for share in (low, high))
+        sides.append(replace(side, black=black, white=white))
+        said.append(f"{side.label} {black:.4g} to {white:.4g}{side.unit and f' {side.unit}'}")
+    pairs = [
+        replace(pair, a=_stretched(pair.a, *levels[0]), b=_stretched(pair.b, *levels[1])) for pair in sources.pairs
+    ]
+    note = (
+        f"Normalised as the network's training images were: {', '.join(said)} become black to white. So they are shown"
+    )
+    note += " at first, fused by every method and measured."
+    return replace(sources, sides=(sides[0], sides[1]), pairs=pairs, notes=(*sources.notes, note))
+
+
+def _stretched(image: Tensor, low: float, high: float) -> Tensor:
+    return ((image - low) / (high - low)).clamp(0, 1)
 
 
 def _pictures(

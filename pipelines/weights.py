@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from components.train.recipes import RECIPES
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import CONFIG_FILE, WEIGHTS_FILE, Fuser, FuserConfig
 from model.images import new_file_mode, same_file, write_atomically
 from model.published import read_published
@@ -53,7 +53,7 @@ def train(names: Sequence[str], data: str, perceptual: str, output: Path) -> Non
     """
     for name in names:
         if name not in RECIPES:
-            raise InputError(f"no recipe {name!r}; choose from {', '.join(RECIPES)}")
+            raise unknown_choice("recipe", name, RECIPES)
         if _exists(output / name):
             raise InputError(f"{output / name} exists; move it away, or choose another folder with --output")
     output.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The `fusion weights` commands."""
 
 import shlex
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,21 @@ def convert(
 
     convert_published(published, output, force)
     typer.echo(f"wrote {output}; use it with `fusion fuse A B -o OUT --model {shlex.quote(str(output))}`")
+
+
+@app.command()
+def statistics(
+    model: Annotated[Path, typer.Argument(help="Model folder, as training wrote it.", readable=False)],
+    data: Annotated[str, typer.Option(help="The data that it was trained on: folder or s3://bucket/prefix.")] = "data",
+) -> None:
+    """Keep the statistics of its training images with a model. `fusion batch` tells drift by them."""
+    from components.validate.learned import write_statistics
+
+    # The steps behind it print their progress for a log; here it is over in seconds.
+    with redirect_stdout(StringIO()):
+        told = write_statistics(model, data)
+    images = sum(each["images"] for each in told["modalities"].values())
+    typer.echo(f"wrote {model / 'data_statistics.json'}: {images} images of {len(told['subjects'])} subjects")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from components.register.catalogue import choose
 from components.register.fetch import resolve_model
 from components.register.record import STATISTICS_FILE
 from components.tracking import connected
+from components.validate.learned import read_statistics
 from model.fuser import CONFIG_FILE, SHIPPED_MODEL, WEIGHTS_FILE, Fuser, weights_sha256
 
 _FACTS = "model.json"
@@ -76,7 +77,7 @@ def choose_model(model: str, strategy: str, collection: str, target: Path, track
         if model.startswith("models:"):
             origin = _registered(model, collection, tracking_uri, Path(cache))
         else:
-            origin = _on_disk(Path(model) if model else SHIPPED_MODEL, SHIPPED if not model else A_FOLDER)
+            origin = _on_disk(Path(model) if model else SHIPPED_MODEL, SHIPPED if not model else A_FOLDER, collection)
         fuser = Fuser.load(origin.folder, strategy or None)
         shutil.copyfile(origin.folder / WEIGHTS_FILE, target / WEIGHTS_FILE)
     # Written whole, defaults too, since it is what two batches are compared by.
@@ -89,13 +90,18 @@ def choose_model(model: str, strategy: str, collection: str, target: Path, track
     return chosen
 
 
-def _on_disk(folder: Path, name: str) -> _Origin:
+def _on_disk(folder: Path, name: str, collection: str) -> _Origin:
     try:
         told = json.loads((folder / "training.json").read_text())
         learned = {key: str(told[key]) for key in ("dataset_version", "collection", "seed") if key in told}
     except (OSError, ValueError, TypeError):
         learned = {}
-    return _Origin(name, "", folder, learned, None, f"{name} carries no statistics of the images that it learned from")
+    kept, missing = read_statistics(folder), ""
+    if not kept:
+        missing = f"{name} carries no statistics of the images that it learned from"
+    elif kept.get("collection") != collection:
+        missing = f"{name} learned from {kept.get('collection')}"
+    return _Origin(name, "", folder, learned, None if missing else kept["modalities"], missing)
 
 
 def _registered(model: str, collection: str, tracking_uri: str, cache: Path) -> _Origin:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from components.batch.journal import FUSED, Journal, Row
-from components.batch.pairs import Fault, Fetched, Loaded, Pair, fetch_pair, read_pair
+from components.batch.pairs import Fault, Fetched, Loaded, Pair, UnfitPair, fetch_pair, read_pair
 from components.batch.places import Place
 from components.ingest.s3 import THREADS
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.images import Picture, encode_png
 from model.metrics import MEASURES, measure
@@ -51,7 +51,7 @@ def parse_measures(text: str) -> tuple[str, ...]:
         return ()
     names = [name for part in given for name in (DEFAULT_MEASURES if part == "default" else (part,))]
     if unknown := [name for name in names if name not in MEASURES]:
-        raise InputError(f"unknown measure {', '.join(unknown)}; choose from default, none, {', '.join(MEASURES)}")
+        raise unknown_choice("measure", unknown, ("default", "none", *MEASURES))
     return tuple(dict.fromkeys(names))
 
 
@@ -87,7 +87,7 @@ def fuse_pairs(
         while chunk := list(islice(ahead, CHUNK)):
             for each in chunk:
                 if isinstance(each, Fault) and on_error == "stop":
-                    raise InputError(f"pair {each.pair}: {each.problem}; mend it, or run with on_error skip")
+                    raise UnfitPair(each)
             faults += [each for each in chunk if isinstance(each, Fault)]
             there = [each for each in chunk if isinstance(each, dict)]
             kept += len(there)

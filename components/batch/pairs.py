@@ -47,6 +47,14 @@ class Fault:
     problem: str
 
 
+class UnfitPair(InputError):
+    """A pair that cannot be fused, in a batch that such a pair stops; `skip` is how to tell it to go on."""
+
+    def __init__(self, fault: Fault, skip: str = "on_error skip") -> None:
+        super().__init__(f"pair {fault.pair}: {fault.problem}; mend it, or run with {skip}")
+        self.fault = fault
+
+
 def find_pairs(names: Iterable[str], collection: str, place: str) -> tuple[list[Pair], list[Fault]]:
     """The pairs among the files of a place, and the names that make none, both in the order of subjects and slices.
 

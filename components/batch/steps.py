@@ -11,14 +11,14 @@ import torch
 from components.batch.chosen import Chosen, choose_model
 from components.batch.fusing import ON_ERROR, Done, fuse_pairs, parse_measures
 from components.batch.journal import Journal
-from components.batch.pairs import Fault, Pair, find_pairs
+from components.batch.pairs import Fault, Pair, UnfitPair, find_pairs
 from components.batch.places import FolderPlace, Place, open_place
 from components.batch.summary import Batch, write_summary
 from components.ingest.dataset import PHANTOM, check_collection
 from components.ingest.layout import COLLECTIONS
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.progress import Progress
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 
 # The phantom's images, where a batch is asked to make them.
@@ -49,7 +49,7 @@ def check_step(
     check_collection(collection, source)
     parse_measures(measures)
     if on_error not in ON_ERROR:
-        raise InputError(f"on_error is {on_error!r}; choose {' or '.join(ON_ERROR)}")
+        raise unknown_choice("on_error", on_error, ON_ERROR)
     plan.mkdir(parents=True, exist_ok=True)
     if source == PHANTOM:
         write_phantom(plan / _IMAGES, phantom, progress or Progress("check"))
@@ -62,7 +62,7 @@ def check_step(
     if not pairs:
         raise InputError(f"{place.name} holds no {collection} pair: {faults[0].pair}: {faults[0].problem}")
     if faults and on_error == "stop":
-        raise InputError(f"pair {faults[0].pair}: {faults[0].problem}; mend it, or run with on_error skip")
+        raise UnfitPair(faults[0])
     found = choose_model(model, strategy, collection, chosen, tracking_uri)
     if destination:
         Journal(open_place(destination), collection, found.identity(collection)).check()

@@ -151,6 +151,7 @@ def _page(batch: Batch, drift: Mapping[str, Any], manifest: Mapping[str, Any], p
         Path(__file__).parent,
         batch=batch,
         manifest=manifest,
+        made=f"{datetime.fromisoformat(manifest['made']):%Y-%m-%d %H:%M} UTC",
         measures=measures,
         drift=drift,
         findings=findings,
@@ -167,7 +168,7 @@ def _pictures(batch: Batch, source: Place, journal: Journal) -> list[dict[str, A
             files = [source.fetch(name, Path(scratch)) for name in row["sources"]]
             fused = Path(scratch) / "fused.png"
             fused.write_bytes(journal.read(row["fused"]))
-            titles = (batch.modalities[0], "fused", batch.modalities[1])
+            titles = (batch.modalities[0], "Fused", batch.modalities[1])
             try:
                 images = [png(_eight_bit(read_image(path))) for path in (files[0], fused, files[1])]
             except InputError:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from components.evaluate import poster
 from components.evaluate.contenders import Contender, Protocol
-from components.evaluate.evaluation import DECIMALS, Column
+from components.evaluate.evaluation import DECIMALS, Column, per_image, to_bytes
 from components.evaluate.held_out import Pair, both_lesions, held_out_pairs, read_pair
 from components.evaluate.pictures import Picture, choose
 from components.ingest.dataset import COLLECTION
@@ -27,6 +27,7 @@ from model.errors import InputError
 from model.fuser import Fuser
 from model.methods import Fuse, Resources, Split
 from model.metrics import PROTOCOLS, measure
+from model.shares import shares_of_first
 from model.statistics import bootstrap_interval, holm, sign_flip_test
 
 REFERENCE: dict[Protocol, str] = {"standard": "dilran", "poster": poster.OURS}
@@ -175,6 +176,14 @@ class Comparison:
         return tests
 
 
+@dataclass
+class _Look:
+    """What the methods made of one pair that is shown, by name: fused images, and weights where a method decides."""
+
+    fused: dict[str, np.ndarray] = field(default_factory=dict)
+    shares: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 def compare(
     folder: Path,
     data: str,
@@ -201,7 +210,7 @@ def compare(
     lesions = both_lesions(folder, pairs)
     shown = choose([vars(pair) for pair in pairs], lesions, PICTURES)
     found, teams = _teams(competing)
-    fused: dict[int, dict[str, np.ndarray]] = {position: {} for position in shown}
+    looked = {position: _Look() for position in shown}
     total = len(competing) * len(pairs)
     with _workers() as pool:
         for team in teams:
@@ -216,7 +225,7 @@ def compare(
                     images,
                     [column.name for column in columns],
                     protocol,
-                    fused,
+                    looked,
                     pool,
                     lambda count, done=done, title=title: progress(done + count, total, title),  # type: ignore[misc]
                 )
@@ -231,9 +240,10 @@ def compare(
             subject=pairs[position].subject,
             slice=pairs[position].slice,
             both_lesions=bool(lesions is not None and lesions[position]),
-            a=_to_bytes(images[position][0][0, 0]),
-            b=_to_bytes(images[position][1][0, 0]),
-            fused={row.contender.name: fused[position][row.contender.name] for row in rows if row.ran},
+            a=to_bytes(images[position][0][0, 0]),
+            b=to_bytes(images[position][1][0, 0]),
+            fused={row.contender.name: looked[position].fused[row.contender.name] for row in rows if row.ran},
+            shares=looked[position].shares,
         )
         for position in shown
     ]
@@ -310,11 +320,11 @@ def _judge(
     images: Sequence[tuple[Tensor, Tensor]],
     names: Sequence[str],
     protocol: Protocol,
-    shown: dict[int, dict[str, np.ndarray]],
+    looked: dict[int, _Look],
     pool: ThreadPoolExecutor,
     told: Callable[[int], None],
 ) -> dict[str, Row]:
-    """The rows of a team by name; `shown` takes each one's fused image of the pairs at its positions."""
+    """The rows of a team by name; `looked` takes what each one made of the pairs at its positions."""
     values = {contender.name: {name: [math.nan] * len(images) for name in names} for contender, _ in team}
     reasons: dict[str, str] = {}
 
@@ -327,11 +337,15 @@ def _judge(
                 reasons[method] = str(error)
                 continue
             for name, each in measured.items():
-                for index, value in zip(batch, _per_image(each), strict=True):
+                for index, value in zip(batch, per_image(each), strict=True):
                     values[method][name][index] = value
             for row, index in enumerate(batch):
-                if index in shown:
-                    shown[index][method] = _to_bytes(fused[row, 0])
+                if index in looked:
+                    looked[index].fused[method] = to_bytes(fused[row, 0])
+        for index in batch:
+            if index in looked:
+                shares = shares_of_first({contender.name: fuse for contender, fuse in team}, *images[index])
+                looked[index].shares |= {name: share[0, 0].cpu().numpy() for name, share in shares.items()}
         return len(batch)
 
     futures = [pool.submit(work, batch) for batch in _batches(images)]
@@ -381,13 +395,3 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
-    per_image = measured["mean"] if isinstance(measured, dict) else measured
-    return [round(float(value), DECIMALS) for value in per_image]
-
-
-def _to_bytes(image: Tensor) -> np.ndarray:
-    array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
-    return array

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.evaluate import poster
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser, FuserConfig
 from model.methods import METHODS, Fuse, Method, Resources, shipped_weights
 from model.published import read_published
@@ -48,8 +48,7 @@ def contenders(
     chosen = list(dict.fromkeys(names)) if names is not None else _default_names(protocol)
     unknown = [name for name in chosen if name not in METHODS]
     if unknown or not chosen:
-        said = f"unknown method {', '.join(unknown)}" if unknown else "no method given"
-        raise InputError(f"{said}: choose from {', '.join(METHODS)}")
+        raise unknown_choice("method", unknown, METHODS)
     found = {name: _contender(METHODS[name], protocol, resources) for name in METHODS if name in chosen}
     if published:
         found[poster.PUBLISHED_WEIGHTS] = _published(published, protocol, resources)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from components.evaluate.floors import measure_floors
 from components.evaluate.pictures import Picture, both_lesions, choose, take
 from components.evaluate.report import render_report
 from components.register.aliases import CHAMPION
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.fuser import Fuser
 from model.methods import CLASSICAL, METHODS, Fuse, Resources, strategy_title
 from model.metrics import MEASURES, measure
@@ -85,7 +85,8 @@ class Evaluation:
     `splits` counts the pairs and subjects of each split, `batchnorm` is whose statistics the network used, `synthetic`
     says that the pairs come with a ground truth, which only the phantom has, `colour` that the first modality is in
     colour, of which the luma is fused and measured. `floors` is what `measure_floors` found of the candidate,
-    `champion` the version of the current champion where it is one of the methods.
+    `champion` the version of the current champion where it is one of the methods, `prepared` in words what was done to
+    the images before they were packed.
     """
 
     dataset_version: str
@@ -105,6 +106,7 @@ class Evaluation:
     colour: bool = False
     protocol: str = "standard"
     headline: str = "qabf"
+    prepared: dict[str, str] = field(default_factory=dict)
 
     def method(self, name: str) -> MethodResult:
         """The result of the method of that name; KeyError where there is none."""
@@ -205,6 +207,7 @@ def evaluate(
             for position in shown
         ],
         floors=measure_floors(loaded, pairs.index["collection"], strategies[0]),
+        prepared=dict(pairs.index.get("prepared", {})),
     )
 
 
@@ -219,7 +222,7 @@ def _measures(more: Sequence[str]) -> list[str]:
     """Those reported always and `more`, in the order of all there are."""
     unknown = [name for name in more if name not in MEASURES]
     if unknown:
-        raise InputError(f"unknown measure {', '.join(unknown)}: choose from {', '.join(MEASURES)}")
+        raise unknown_choice("measure", unknown, MEASURES)
     extra = [name for name in MEASURES if name in more and name not in REPORTED]
     return [*REPORTED, *extra]
 
@@ -253,10 +256,10 @@ def _judge(
         a, b = pairs.batch(indices)
         for method, fused in fuse(a, b).items():
             for name, measured in measure(a, b, fused, names).items():
-                numbers = _per_image(measured)
+                numbers = per_image(measured)
                 _check_finite(numbers, f"{name} of {method}", pairs.entries[start : start + batch])
                 values[method][name] += numbers
-            kept[method] |= {index: _to_bytes(fused[index - start, 0]) for index in shown if index in indices}
+            kept[method] |= {index: to_bytes(fused[index - start, 0]) for index in shown if index in indices}
         if progress:
             progress(indices[-1] + 1, len(pairs), f"pairs, {len(methods)} methods")
     return values, kept
@@ -323,11 +326,11 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _check_strategies(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown or not names:
-        said = f"unknown strategy {', '.join(unknown)}" if unknown else "no strategy given"
-        raise InputError(f"{said}: choose from {', '.join(STRATEGIES)}")
+        raise unknown_choice("fusion strategy", unknown, STRATEGIES)
 
 
-def _per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
+def per_image(measured: dict[str, Tensor] | Tensor) -> list[float]:
+    """The value of a measure on each image, its mean over both sources where it looks at them, rounded."""
     per_image = measured["mean"] if isinstance(measured, dict) else measured
     return [round(float(value), DECIMALS) for value in per_image]
 
@@ -350,6 +353,7 @@ def _count(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {"pairs": len(entries), "subjects": len({entry["subject"] for entry in entries})}
 
 
-def _to_bytes(image: Tensor) -> np.ndarray:
+def to_bytes(image: Tensor) -> np.ndarray:
+    """An image in [0, 1] of any shape as whole grey levels, uint8."""
     array: np.ndarray = (image.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return array

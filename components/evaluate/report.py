@@ -46,6 +46,7 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
     shown = [name for name in BESIDE_PICTURES if name in {column.name for column in evaluation.measures}]
     heading, values = f"{evaluation.collection} fusion on {whom}", _pair_values(evaluation, shown)
     titles = [(method.name, method.title) for method in evaluation.methods]
+    as_seen = _as_seen(evaluation)
     return render(
         "report.html.j2",
         evaluation=evaluation,
@@ -71,7 +72,9 @@ def render_report(evaluation: Evaluation, curves: Sequence[dict[str, Any]], trai
             evaluation.pictures,
             [_title(evaluation, name) for name in shown],
             values,
+            [as_seen] if as_seen else [],
         ),
+        as_seen=as_seen,
         curves=[
             draw_curve(title, [(row["epoch"], row["train"][term], row["validation"][term]) for row in curves])
             for term, title in TERMS.items()
@@ -119,6 +122,13 @@ def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
         {"title": titles[kind], "rows": [row(method) for method in methods]}
         for kind, methods in groupby(evaluation.methods, key=lambda method: method.kind)
     ]
+
+
+def _as_seen(evaluation: Evaluation) -> str:
+    """What was done to the images that are shown before any method fused them; empty where nothing was."""
+    meaning = {"normalised": "normalised (what became black and white: {})", "resampled": "resampled ({})"}
+    done = [meaning.get(what, f"{what} ({{}})").format(how) for what, how in evaluation.prepared.items()]
+    return f"The images are shown as every method took them: {', '.join(done)}." if done else ""
 
 
 def _headline(evaluation: Evaluation) -> dict[str, Any]:

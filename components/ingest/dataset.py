@@ -14,7 +14,7 @@ from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import SCHEME, fetch_version, parse_remote
 from components.ingest.version import LITTER, data_files, file_md5, tree_version
 from components.progress import Progress
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 
 PHANTOM = "phantom"
 FOLDER = "a folder"  # what is recorded of one: its name may be a patient's
@@ -81,9 +81,11 @@ def check_remote(data: str, version: str) -> None:
 def check_collection(collection: str, data: str) -> None:
     """Raise InputError for a collection that is unknown, or that the phantom has not where `data` is the phantom."""
     if collection not in COLLECTIONS:
-        raise InputError(f"unknown collection {collection!r}; choose one of {', '.join(COLLECTIONS)}")
+        raise unknown_choice("collection", collection, COLLECTIONS)
     if data == PHANTOM and collection != COLLECTION:
-        raise InputError(f"the phantom has {COLLECTION} pairs only; give the folder that holds {collection} by --data")
+        raise InputError(
+            f"the phantom has {COLLECTION} pairs only; give a folder that holds {collection} instead of it"
+        )
 
 
 def check_folder(folder: Path, collection: str = COLLECTION) -> Path:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.ingest.layout import COLLECTIONS
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.images import read_luma_bytes
 from model.modality import said_beside
 from model.pairing import pair_volumes
@@ -60,7 +60,7 @@ def import_volumes(
     if not _SUBJECT.fullmatch(subject):
         raise InputError(f"subject {subject!r} is no name for one; use up to 32 letters, digits and underscores")
     if collection not in COLLECTIONS:
-        raise InputError(f"unknown collection {collection!r}; choose one of {', '.join(COLLECTIONS)}")
+        raise unknown_choice("collection", collection, COLLECTIONS)
     modalities = COLLECTIONS[collection]
     target = folder / collection
     _check_target(target, subject)

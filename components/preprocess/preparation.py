@@ -11,7 +11,7 @@ from PIL import Image
 from components.ingest.layout import IN_COLOUR
 from components.preprocess.registration import register_rigid
 from components.validate.measurements import BACKGROUND_LEVEL
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.images import Pixels, read_grey_bytes, read_luma_bytes
 
 NORMALISATIONS = ("none", "percentile")
@@ -42,7 +42,7 @@ class Preparation:
         if self.size > LARGEST:
             raise InputError(f"size is {self.size}; give at most {LARGEST} pixels, or 0 to keep images as they are")
         if self.normalise not in NORMALISATIONS:
-            raise InputError(f"unknown normalise {self.normalise!r}; choose one of {', '.join(NORMALISATIONS)}")
+            raise unknown_choice("normalise", self.normalise, NORMALISATIONS)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from tempfile import TemporaryDirectory
 from components.ingest.dataset import ingest
 from components.ingest.phantom import PhantomConfig
 from components.preprocess.packing import pack
+from components.register.record import STATISTICS_FILE
 from components.train.launch import exiting_when_stopped, forget, train_model
 from components.train.settings import Settings
-from model.errors import InputError
+from components.validate.learned import write_statistics_of
+from model.errors import InputError, unknown_choice
 from model.losses import LossWeights
 from model.training_config import TrainingConfig
 
@@ -57,7 +59,7 @@ def train_recipe(name: str, data: str, perceptual: str, target: Path) -> None:
     the data is not what the split needs.
     """
     if name not in RECIPES:
-        raise InputError(f"no recipe {name!r}; choose from {', '.join(RECIPES)}")
+        raise unknown_choice("recipe", name, RECIPES)
     if target.exists():
         raise InputError(f"{target} exists; move it away, or choose another folder with --output")
     recipe = RECIPES[name]
@@ -71,6 +73,7 @@ def train_recipe(name: str, data: str, perceptual: str, target: Path) -> None:
         with exiting_when_stopped():
             train_model(settings)
         forget(settings)
+        write_statistics_of(target, dataset)
     write_card(target, name)
 
 
@@ -80,6 +83,12 @@ def write_card(folder: Path, name: str) -> None:
     last = json.loads((folder / "curves.json").read_text())[-1]
     subjects = {split: ", ".join(who) for split, who in facts["subjects"].items()}
     crop = f"random {facts['crop']}x{facts['crop']} crops" if facts["crop"] else "whole images"
+    drift = (
+        f"| Statistics | means and spreads over the training images, to tell drift: `{STATISTICS_FILE}`, by "
+        "`fusion weights statistics FOLDER --data DIR` |\n"
+        if (folder / STATISTICS_FILE).exists()
+        else ""
+    )
     loss = " + ".join(f"{weight:g} {term}" for term, weight in facts["loss"].items() if weight)
     (folder / "README.md").write_text(
         f"""# {name}
@@ -100,7 +109,7 @@ validation, {facts["pairs"]["test"]} for the test |
 | Machine | {facts["hardware"]}, {facts["processes"]} process, {facts["seconds"]:.0f} s, \
 torch {facts["libraries"]["torch"]} |
 | Command | `fusion weights train {name} --data DIR --perceptual VGG19.safetensors -o FOLDER` |
-
+{drift}
 {_PAPER if facts["split"]["by"] == "paper" else _SUBJECT}
 
 How it compares with other methods is in the project's README and `docs/`, written by `fusion table`.

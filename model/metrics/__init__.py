@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.metrics import features, fidelity, poster, similarity, structure
 from model.metrics.contrast import (
     average_gradient,
@@ -158,12 +158,12 @@ def measure(
     and pixels not finite or outside [0, 1]. That last check is the only time the standard protocol waits for a GPU.
     """
     if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+        raise unknown_choice("protocol", protocol, PROTOCOLS)
     entries = PROTOCOLS[protocol]
     chosen = list(entries) if names is None else list(names)
     for name in chosen:
         if name not in entries:
-            raise InputError(f"unknown measure {name!r}; choose from {', '.join(entries)}")
+            raise unknown_choice("measure", name, entries)
     check_shapes(a, b, fused)
     _check_pixels({"first source": a, "second source": b, "fused image": fused})
     count = max(1, (_CUDA_PIXELS if fused.is_cuda else _PIXELS) // fused[0].numel())

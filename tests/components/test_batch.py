@@ -375,9 +375,9 @@ class TestPlaces:
 
     def test_unknown_measures_and_choices_are_refused(self, tmp_path, images, batch):
         assert parse_measures("none") == () and parse_measures("default,en,nmi")[-1] == "nmi"
-        with pytest.raises(InputError, match="unknown measure nonsense"):
+        with pytest.raises(InputError, match="unknown measure 'nonsense'"):
             batch(images, tmp_path / "out", measures="en,nonsense")
-        with pytest.raises(InputError, match="on_error is 'ask'; choose skip or stop"):
+        with pytest.raises(InputError, match="unknown on_error 'ask'; choose one of skip, stop"):
             batch(images, tmp_path / "out", on_error="ask")
         with pytest.raises(InputError, match="unknown fusion strategy 'best'"):
             batch(images, tmp_path / "out", strategy="best")

@@ -161,7 +161,7 @@ def test_the_champion_takes_part_with_its_own_weights_and_strategy(packed, train
 
 
 def test_an_unknown_measure_of_the_gate_is_refused(trained, packed):
-    with pytest.raises(InputError, match="unknown measure beauty: choose from"):
+    with pytest.raises(InputError, match="unknown measure 'beauty'; choose one of"):
         evaluate(trained, packed, ["fer"], measures=["beauty"])
 
 
@@ -185,9 +185,9 @@ def test_progress_counts_the_pairs(trained, packed):
 def test_strategies_are_read_in_order_and_unknown_ones_refused():
     assert parse_strategies(" sfnn, fer,sfnn,") == ["sfnn", "fer"]
     assert parse_strategies("default,sfnn") == [DEFAULT_STRATEGY, "sfnn"]
-    with pytest.raises(InputError, match="unknown strategy median: choose from .*" + ".*".join(STRATEGIES)):
+    with pytest.raises(InputError, match="unknown fusion strategy 'median'; choose one of .*" + ".*".join(STRATEGIES)):
         parse_strategies("sfnn,median")
-    with pytest.raises(InputError, match="no strategy given"):
+    with pytest.raises(InputError, match="no fusion strategy given"):
         parse_strategies(" , ")
 
 
@@ -263,6 +263,16 @@ def test_the_modalities_are_the_datasets_and_pictures_have_their_colour(trained,
     page = render_report(result, CURVES, TRAINING)
     assert "SPECT-MRI fusion" in page and "Fused minus SPECT" in page and "means over SPECT and MRI" in page
     assert not re.search(r"\bCT\b", re.sub(r'src="[^"]*"', "", page))
+
+
+def test_the_report_says_that_its_pictures_are_shown_as_they_were_normalised(trained, packed, in_colour, tmp_path):
+    folder = Path(shutil.copytree(in_colour, tmp_path / "packed"))
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | {"prepared": {"normalised": "SPECT 0 to 128, MRI 9 to 99"}}))
+    page = render_report(evaluate(trained, folder, ["average"]), CURVES, TRAINING)
+    words = "shown as every method took them: normalised (what became black and white: SPECT 0 to 128, MRI 9 to 99)."
+    assert page.count(words) == 2  # beside the pictures, and in the viewer
+    assert "as every method took them" not in render_report(evaluate(trained, packed, ["average"]), CURVES, TRAINING)
 
 
 def test_packed_images_that_are_normalised_are_not_normalised_again(trained, in_colour, tmp_path):

@@ -121,7 +121,7 @@ def test_another_collection_is_brought_in_under_its_own_names(data, tmp_path):
 @pytest.mark.parametrize(
     ("collection", "complaint"),
     [
-        ("PET-MRI", "the phantom has CT-MRI pairs only; give the folder that holds PET-MRI by --data"),
+        ("PET-MRI", "the phantom has CT-MRI pairs only; give a folder that holds PET-MRI instead of it"),
         ("CT", "unknown collection 'CT'; choose one of CT-MRI, PET-MRI, SPECT-MRI"),
     ],
 )

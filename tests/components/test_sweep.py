@@ -312,3 +312,11 @@ def test_the_same_search_cannot_run_twice_at_once(tmp_path: Path, monkeypatch: p
         pass
     with exclusive(lock, "the first has given it back"):
         pass
+
+
+@pytest.mark.parametrize("place", ["/proc/new/sweep.lock", "/proc/sweep.lock"])
+def test_a_place_that_takes_no_new_files_is_not_taken_for_a_search_that_runs(place: str):
+    """/proc answers "no such file" of any new name, as a lock does that its holder removes meanwhile."""
+    refused = pytest.raises(InputError, match=f"cannot write {place}: No such file .*choose another")
+    with refused, exclusive(Path(place), "it is running"):
+        pass

@@ -317,11 +317,11 @@ def test_wrong_shapes_and_types_are_refused(fused: Tensor, message: str) -> None
 
 def test_unknown_measures_are_refused_with_the_known_ones() -> None:
     image = torch.zeros(1, 1, 12, 12)
-    with pytest.raises(InputError, match=r"'fid'; choose from psnr, ssim, ms_ssim, .*, qabf"):
+    with pytest.raises(InputError, match=r"'fid'; choose one of psnr, ssim, ms_ssim, .*, qabf"):
         measure(image, image, image, ["psnr", "fid"])
-    with pytest.raises(InputError, match="'qabf'; choose from psnr, ssim, mi, fmi, fsim, en"):
+    with pytest.raises(InputError, match="'qabf'; choose one of psnr, ssim, mi, fmi, fsim, en"):
         measure(image, image, image, ["qabf"], "poster")
-    with pytest.raises(InputError, match="'field'; choose from standard, poster"):
+    with pytest.raises(InputError, match="'field'; choose one of standard, poster"):
         measure(image, image, image, protocol="field")
 
 

@@ -64,9 +64,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, images, folder, refu
         ("file", "out"): "file is a file; give a folder or s3://bucket/prefix",
         (images, "file"): "file is a file; give a folder or s3://bucket/prefix",
         (images, "out", "--collection", "SPECT-MRI"): "holds no SPECT images",
+        (images, "out", "--model", ""): "the model's name is empty",
+        (images, "out", "--strategy", "best"): "unknown fusion strategy 'best'; choose one of",
+        (images, "out", "--measures", "beauty"): "unknown measure 'beauty'; choose one of default, none, psnr",
+        (images, "out", "--on-error", "ask"): "unknown --on-error 'ask'; choose one of skip, stop",
         (images, "out", "--model", "absent"): "absent holds no model: config.json is missing",
         (images, "out", "--model", "models:/fusion@champion"): "no local MLflow store in runs; set MLFLOW_TRACKING_URI",
-        (images, "out", "--device", "abacus"): "device 'abacus' cannot be used here",
+        (images, "out", "--device", "abacus"): "device 'abacus' cannot be used here; choose cpu",
         (images, "ftp://user:hush@host/out"): "'ftp://***@host/out' is no place for images",
         (f"{ward}/none", "out"): f"there are no files in {ward}/none",
         (images, "s3://no-such-bucket/out"): "no bucket 'no-such-bucket' at http://127.0.0.1",
@@ -79,6 +83,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, images, folder, refu
         aws.delenv(name)
     assert "no usable AWS credentials" in refused("batch", ward, "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_that_stops_the_batch_is_told_with_the_option_that_skips_it(images, refused):
+    (images / "CT-MRI" / "CT" / "2004.png").write_bytes(b"")
+    said = refused("batch", images, "out", "--on-error", "stop")
+    assert "pair 2004: " in said and said.rstrip().endswith("mend it, or run with --on-error skip")
+    (images / "CT-MRI" / "CT" / "2004.png").unlink()
+    said = refused("batch", images, "out", "--on-error", "stop")
+    assert said.rstrip().endswith("mend it, or run with --on-error skip")
 
 
 def test_results_of_another_model_are_refused(tmp_path, images, folder, fusion, refused):

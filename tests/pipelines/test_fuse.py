@@ -132,11 +132,14 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         ("ct.png", "mr.png", "-o", "nowhere/o.png", *model): "cannot write nowhere/o.png",
         ("ct.png", "mr.png", "-o", "/proc/o.png", *model): "cannot write /proc/o.png",
         ("ct.png", "mr.png", "-o", "model", *model): "cannot tell an image format from 'model'",
+        ("", "mr.png", "-o", "o.png", *model): "the name of a source is empty",
+        ("ct.png", "mr.png", "-o", ".", *model): "cannot tell an image format from '.'; end the name in .png",
         ("ct.png", "mr.png", "-o", "o.dcm", *model): "cannot tell an image format from 'o.dcm'",
         ("ct.png", "mr.png", "-o", "ct.png", *model): "ct.png is one of the sources",
         ("ct.png", "mr.png", "-o", "link.png", *model): "link.png is one of the sources",
         ("pet.png", "mr.png", "-o", "o.gif", *model): "GIF has no true colour",
         pair: "no model ships with this program",
+        (*pair, "--model", ""): "the model's name is empty",
         (*pair, "--model", "absent"): "no model at absent (No such file or directory)",
         (*pair, "--model", "x" * 300): "File name too long",
         (*pair, "--model", "."): ". holds no model: config.json is missing",
@@ -148,7 +151,7 @@ def test_bad_input_to_fuse_is_one_line_and_writes_nothing(folder, colour, refuse
         (*pair, "--model", "model.pt"): "model.pt is a PyTorch pickle",
         (*pair, "--model", "ct.png"): "ct.png is truncated or no safetensors file",
         (*pair, "--model", "models:/none/1"): "no local MLflow store in runs",
-        (*pair, *model, "--strategy", "best"): "unknown fusion strategy 'best'",
+        (*pair, *model, "--strategy", "best"): "unknown fusion strategy 'best'; choose one of",
         (*pair, *model, "--batchnorm", "train"): "unknown BatchNorm statistics 'train'",
         (*pair, "--model", "cut.safetensors", "--strategy", "best"): "cut.safetensors",
     }
@@ -196,6 +199,7 @@ def test_folders_that_cannot_be_fused_leave_nothing(folders, refused):
     assert "a/1.png is no folder, the other one is" in refused("fuse", "a/1.png", "b", "-o", "out")
     assert "--window is for volumes" in refused("fuse", "a", "b", "-o", "out", "--window", "40/80")
     assert "b is not an empty folder; name a new one" in refused("fuse", "a", "b", "-o", "b")
+    assert "o.png is to be a folder, as the sources are" in refused("fuse", "a", "b", "-o", "o.png")
     (folders / "a" / "2.png").write_bytes(b"no image")
     assert "a/2.png" in refused("fuse", "a", "b", "-o", "out", "--model", "model")
     assert not out.exists() and not list(folders.glob(".out*"))

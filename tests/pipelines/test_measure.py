@@ -95,6 +95,6 @@ def test_what_cannot_be_judged_is_one_line(fusion, refused, tmp_path, triple):
     assert "a.png is 64x48, other.png is 63x48" in refused("measure", "a.png", "other.png", "fused.png")
     assert "absent.png" in refused("measure", "a.png", "b.png", "absent.png")
     assert "text.png" in refused("measure", "a.png", "text.png", "fused.png")
-    assert "'field'; choose from standard, poster" in refused(
+    assert "'field'; choose one of standard, poster" in refused(
         "measure", "a.png", "b.png", "fused.png", "--protocol", "field"
     )

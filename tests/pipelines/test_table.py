@@ -27,6 +27,7 @@ from model.images import read_grey
 from model.methods import METHODS, Resources
 from model.metrics import MEASURES, measure
 from model.network import FusionNetwork
+from model.shares import share_of_first
 from model.splits import PAPER_TEST_PAIRS
 from model.statistics import holm, sign_flip_test
 from model.strategies import STRATEGIES
@@ -103,6 +104,25 @@ def alone(data, name, pairs):
         for key, each in measure(a, b, fuse(a, b), names).items():
             values.setdefault(key, []).append(float(each["mean"] if isinstance(each, dict) else each))
     return values
+
+
+def test_the_viewer_of_the_page_has_the_weights_of_every_method_that_decides_them(data, tmp_path):
+    names = ["dilran", "dilran-sfnn", "average", "laplacian"]
+    competing = contenders("standard", Resources(), names, None)
+    result = compare(data, "blobs", "standard", Resources(), competing)
+    output.write_table(result, tmp_path / "table")
+    page = (tmp_path / "table" / "table.html").read_text(encoding="utf-8")
+    scene = json.loads(re.search(r'<script type="application/json" id="view-scene">(.*?)</script>', page, re.S)[1])
+    fusers = {name: METHODS[name].load(Resources()) for name in names}
+    for picture, shown in zip(result.pictures, scene["pairs"], strict=True):
+        a, b = (read_grey(data / "CT-MRI" / each / f"{picture.pair}.png")[None] for each in ("CT", "MRI"))
+        told = {name: share_of_first(fuse, a, b) for name, fuse in fusers.items()}
+        known = {name: share[0, 0].numpy() for name, share in told.items() if share is not None}
+        assert picture.shares.keys() == shown["shares"].keys() == known.keys() and "laplacian" not in known
+        assert "dilran-sfnn" in known
+        for name, share in known.items():
+            assert np.allclose(picture.shares[name], share, atol=1e-5)
+        assert shown["shares"]["average"] == 0.5
 
 
 @pytest.mark.parametrize("name", METHODS_RUN)
@@ -292,7 +312,7 @@ def test_the_strategies_of_a_network_share_its_encodings_and_nothing_else(data, 
     monkeypatch.setattr(Fuser, "_encode", lambda *given: encoded.append(0) or encode(*given))
     told = []
     result = compare(data, "blobs", "standard", Resources(), competing, progress=lambda *each: told.append(each))
-    assert len(encoded) == len(result.pairs)
+    assert len(encoded) == len(result.pairs) + len(result.pictures)  # of these for their weights once more
     assert [row.contender.name for row in result.rows] == names
     assert [row.values for row in result.rows] == [row.values for row in alone]
     assert told[0] == (0, 4 * len(result.pairs), f"{competing[0].title} and 2 more")
@@ -347,7 +367,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(data, tmp_path, refus
     cases = {
         ("--data", "absent", *quick): "no such data folder: absent",
         ("--data", "apart", *quick): "no image in apart/CT-MRI has its partner",
-        ("--data", data, "--methods", "average,best", "-o", "out"): "unknown method best: choose from dilran",
+        ("--data", data, "--methods", "average,best", "-o", "out"): "unknown method 'best'; choose one of dilran",
         ("--data", data, "--methods", "", "-o", "out"): "no method given",
         ("--data", data, "--protocol", "mine", *quick): "unknown protocol 'mine'",
         ("--data", data, "--split", "mine", *quick): "unknown split 'mine'",

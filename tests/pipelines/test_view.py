@@ -90,6 +90,29 @@ def test_colour_is_shown_in_the_source_and_put_back_into_the_fused_images(folder
     assert np.array_equal(image(pair["fused"]["network local-saliency"]), np.array(Image.open(folder / "fused.png")))
 
 
+def test_a_model_of_normalised_images_shows_and_measures_what_it_saw(folder, fusion):
+    """Before normalisation, weights estimated and measures taken would be of images that nothing was fused from."""
+    config = json.loads((folder / "model" / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"levels": [[0, 0.5], [0.2, 0.8]]}))
+    assert fusion("fuse", "ct.png", "mr.png", "-o", "fused.png", "--model", "model").returncode == 0
+    assert fusion("view", "ct.png", "mr.png", *QUICK, "--methods", "maximum").returncode == 0
+    scene = held(folder / "view.html")
+    (pair,) = scene["pairs"]
+    windows = [(scene["sides"][side]["black"], scene["sides"][side]["white"]) for side in "ab"]
+    assert windows == [(0, 127.5), (pytest.approx(51), pytest.approx(204))]
+    sources = [np.array(Image.open(folder / f"{name}.png")) for name in ("ct", "mr")]
+    assert all(np.array_equal(image(pair[side]), levels) for side, levels in zip("ab", sources, strict=True))
+    fused = np.array(Image.open(folder / "fused.png"))
+    assert np.array_equal(image(pair["fused"]["network local-saliency"]), fused)
+    seen = [
+        ((levels - black) / (white - black)).clip(0, 1) for levels, (black, white) in zip(sources, windows, strict=True)
+    ]
+    assert np.array_equal(image(pair["fused"]["maximum"]), np.rint(255 * np.maximum(*seen)).astype(np.uint8))
+    assert "Normalised as the network&#39;s training images were: ct 0 to 127.5, mr 51 to 204" in (
+        (folder / "view.html").read_text()
+    )
+
+
 def test_sixteen_bits_stay_sixteen(folder, fusion):
     levels = np.random.default_rng(7).integers(0, 65536, (18, 20), dtype=np.uint16)
     Image.fromarray(levels).save(folder / "deep.png")
@@ -204,9 +227,10 @@ def test_bad_input_to_view_is_one_line_and_writes_nothing(folders, refused, monk
         ("CT", "empty"): "no image in CT has one of the same name in empty",
         ("twice", "CT"): "twice has 1 twice",
         ("CT", "MRI", "--pairs", "0"): "--pairs is 0",
-        ("ct.png", "mr.png", "--methods", "best"): "unknown method best: choose from dilran",
-        ("ct.png", "mr.png", "--strategy", "best"): "unknown strategy best",
-        ("ct.png", "mr.png", "--strategy", ""): "no strategy given",
+        ("ct.png", "mr.png", "--model", ""): "the model's name is empty",
+        ("ct.png", "mr.png", "--methods", "best"): "unknown method 'best'; choose one of dilran",
+        ("ct.png", "mr.png", "--strategy", "best"): "unknown fusion strategy 'best'; choose one of",
+        ("ct.png", "mr.png", "--strategy", ""): "no fusion strategy given",
         ("ct.png", "mr.png", "--model", "empty"): "empty holds no model",
         ("ct.png", "mr.png", "--window", "40/80"): "--window is for volumes",
         ("ct.png", "mr.png", "-o", "page.png"): "end its name in .html",

@@ -105,6 +105,7 @@ def scene_of_pictures(
     pictures: Sequence[Picture],
     measures: Sequence[str | Markup],
     values: dict[str, dict[str, list[str]]],
+    notes: Sequence[str] = (),
 ) -> Scene:
     """The pictured pairs of a report, whose images the viewer takes from the <img> elements of that page."""
     return Scene(
@@ -124,4 +125,5 @@ def scene_of_pictures(
             for picture in pictures
         ],
         measures=measures,
+        notes=notes,
     )
