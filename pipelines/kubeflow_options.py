@@ -51,6 +51,11 @@ PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """The settings of a command that takes the pipeline's parameters as options, whatever they are called."""
 
 
+def own_options(context: typer.Context) -> list[str]:
+    """The names of the options that the command itself has."""
+    return [parameter.name for parameter in context.command.params if parameter.name]
+
+
 def connect(host: str | None, namespace: str | None, ca: Path | None, timeout: float) -> "Kubeflow":
     """The cluster that the options and the environment describe; raises InputError where none answers."""
     from pipelines.kubeflow import Kubeflow

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -124,15 +124,20 @@ def read_options(arguments: list[str]) -> dict[str, str]:
     return given
 
 
-def typed(given: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]], pipeline: str) -> dict[str, Any]:
-    """The values of parameters as their types say; raises InputError for a name or a value that does not fit."""
+def typed(
+    given: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]], pipeline: str, options: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The values of parameters as their types say; raises InputError for a name or a value that does not fit.
+
+    The command's own `options` are what a name may have been meant for, too.
+    """
     values = {}
     for name, text in given.items():
         option = f"--{name.replace('_', '-')}"
         if name in OWN_PARAMETERS:
             raise InputError(f"{option} is filled in from the code itself; leave it out")
         if name not in inputs:
-            close = get_close_matches(name, inputs, 1)
+            close = get_close_matches(name, [*inputs, *options], 1)
             hint = f"did you mean --{close[0].replace('_', '-')}?" if close else "--parameters lists them"
             raise InputError(f"the pipeline {pipeline} has no parameter {option}; {hint}")
         values[name] = _value(text, inputs[name]["parameterType"], option)

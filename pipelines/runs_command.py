@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from pipelines.asking import ask
 from pipelines.kubeflow_options import AsJson, Ca, Host, Namespace, Timeout, Yes, connect
 from pipelines.kubeflow_runs import ENDED, STATES, state_of
@@ -41,7 +41,7 @@ def list_(
     from pipelines.runs_display import print_runs, told_run
 
     if state and state.lower() not in STATES:
-        raise InputError(f"no state {state!r}; choose one of {', '.join(STATES)}")
+        raise unknown_choice("state", state, STATES)
     kubeflow = connect(host, namespace, ca, timeout)
     experiments = kubeflow.experiments()
     wanted = ""

@@ -22,6 +22,7 @@ from pipelines.kubeflow_options import (
     VersionName,
     Yes,
     connect,
+    own_options,
 )
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ def create(
     from pipelines.schedules import When, next_lines, replace, zone_named
     from pipelines.submission import run_parameters, warn
 
+    if name.startswith("-") or not name.strip():
+        raise InputError(f"{name!r} is no name of a schedule; give the name first, then options")
     when, zone = When.asked(cron, every), zone_named(time_zone)
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run) as package:
         notes: list[str] = []
-        asked = typed(given, package.inputs, pipeline)
+        asked = typed(given, package.inputs, pipeline, own_options(context))
         values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
         if dry_run:
             typer.echo(one_line(f"{name} would run {package.name} {when.words()}"))

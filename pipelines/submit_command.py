@@ -19,6 +19,7 @@ from pipelines.kubeflow_options import (
     Timeout,
     VersionName,
     connect,
+    own_options,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def submit(
         if upload_only and (given or wait or name):
             raise InputError("--upload-only starts no run; leave the parameters, --name and --wait out")
         notes: list[str] = []
-        asked = typed(given, package.inputs, pipeline)
+        asked = typed(given, package.inputs, pipeline, own_options(context))
         values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
         values |= {own: package.inputs[own]["defaultValue"] for own in ("git_commit", "code_version")}
         title = name or f"{pipeline} {package.version}"

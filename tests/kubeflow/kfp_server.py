@@ -118,6 +118,7 @@ class KfpServer:
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.server = _Server(("127.0.0.1", self.port), type("Bound", (Handler,), {"api": self}))
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -135,6 +136,15 @@ class KfpServer:
         self.closing.set()
         self.server.shutdown()
         self.server.server_close()
+
+    def notice(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def until(self, condition: Callable[[], object]) -> bool:
+        """Wait until a request that is left without an answer has made the condition true."""
+        with self.changed:
+            return bool(self.changed.wait_for(condition, LONG))
 
     def asked(self, method: str, path: str) -> int:
         return sum(1 for one, where in self.requests if one == method and re.fullmatch(f"{API}{path}", where))
@@ -220,6 +230,7 @@ class Handler(BaseHTTPRequestHandler):
             if answer is not True:
                 self._send(200, answer)
         elif fault.hang:
+            self.api.notice()
             self.api.closing.wait(LONG)
             self.close_connection = True
         elif not fault.status:

@@ -180,7 +180,7 @@ def test_a_run_that_is_not_there(refused, nowhere, server, verb: str):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--state", "lost"], "no state 'lost'; choose one of pending"), (["--experiment", "x"], "no experiment 'x'")],
+    [(["--state", "lost"], "unknown state 'lost'; choose one of"), (["--experiment", "x"], "no experiment 'x'")],
 )
 def test_a_filter_that_fits_nothing(refused, nowhere, server, options: list[str], said: str):
     nowhere.setenv("FUSION_KFP_HOST", server.url)

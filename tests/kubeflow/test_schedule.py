@@ -1,8 +1,12 @@
 """`fusion schedule`: when runs start, that one name is one schedule whatever happens, and what is told of it."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 
 import kfp_server_api as kfp
 import pytest
@@ -16,6 +20,7 @@ from pipelines.kubeflow import Kubeflow
 from pipelines.kubeflow_access import Access
 from pipelines.schedules import When, replace
 
+ROOT = Path(__file__).parents[2]
 WEEKLY = ("--cron", "30 2 * * mon")
 
 
@@ -118,6 +123,27 @@ def test_a_replacement_that_ends_half_way_leaves_at_most_one_and_is_finished_by_
     assert only(server.schedules).trigger.cron_schedule.cron == "0 0 3 * * *"
     assert len(server.active) == 1
     assert all(sum(enabled for _, enabled in each) <= 1 for each in server.history)
+
+
+@pytest.mark.parametrize("path", [":disable", ":enable"])
+def test_a_replacement_that_is_killed_leaves_at_most_one_and_is_finished_by_the_next(fusion, server, path: str):
+    create(fusion, "weekly", *WEEKLY)
+    server.requests.clear()
+    # The server does what it is asked for, and its answer finds nobody.
+    server.faults.append(Fault("POST", f"{API}/recurringruns/.*{path}", after=True, hang=True))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "schedule", "create", "weekly", "--every", "24h", "--allow-dirty"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FUSION_KFP_HOST": server.url},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    assert server.until(lambda: server.asked("POST", f"/recurringruns/.*{path}"))
+    process.kill()
+    process.wait(60)
+    assert len(server.active) <= 1
+    assert "is replaced" in create(fusion, "weekly", "--every", "12h").stdout
+    assert only(server.schedules).trigger.periodic_schedule.interval_second == "43200"
+    assert len(server.active) == 1
 
 
 def test_who_is_left_with_a_half_replaced_schedule_is_told_so(fusion, server):
@@ -226,6 +252,12 @@ def test_bad_input_is_told_before_anything_is_sent(refused, nowhere, server, opt
     nowhere.setenv("FUSION_KFP_HOST", server.url)
     assert said in refused("schedule", "create", "weekly", *options)
     assert not server.requests
+
+
+def test_options_before_the_name_are_not_taken_for_it(refused):
+    assert "'--epochs' is no name of a schedule; give the name first" in refused(
+        "schedule", "create", "--epochs", "3", "weekly", *WEEKLY
+    )
 
 
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "delete"])
