@@ -4,17 +4,20 @@ python -m benchmarks.command [--json] [--model FOLDER] [--pairs 184]
 
 In one process and in turn: the network alone on images in memory, warm and for the first pair after it was loaded, and
 everything from the two files to the third, loading included; `ratio` is the median of the last over the second, since a
-command fuses one pair. Then the command itself, from its start to its end; and two
+command fuses one pair. Then the command itself, from its start to its end, with the model folder and, in turn, with the
+same model as the champion of a local registry, fetched before; and two
 folders of pairs beside the same pairs in memory, as one batch, whose pairs a second they reach a share of.
 """
 
 import argparse
 import json
+import os
 import platform
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,6 +31,7 @@ from model.fuser import SHIPPED_MODEL, Fuser
 from model.images import Picture, read_image, write_image
 from pipelines.fuse import fuse_files
 from pipelines.fuse_folders import fuse_folders
+from pipelines.local import local_tracking_uri
 
 ROUNDS = 15
 PROCESSES = 5
@@ -63,6 +67,48 @@ def measure_folders(folder: Path, model: Path, count: int) -> dict[str, Any]:
     return {"pairs": count, "batch_s": median(batch), "folders_s": median(files), "share": median(shares)}
 
 
+def register_champion(model: Path, runs: Path) -> str:
+    """Make a model folder the champion of a new local registry in `runs`; its address."""
+    import mlflow
+
+    from components.register.packaging import packaged
+    from components.tracking import connected
+    from model.fuser import weights_sha256
+
+    runs.mkdir()
+    with connected(local_tracking_uri(runs)) as client, packaged(model, ("ct", "mri"), code=False) as parts:
+        mlflow.set_experiment(experiment_id=client.create_experiment("fusion", (runs / "artifacts").as_uri()))
+        logged = mlflow.pyfunc.log_model(name="fuser", **parts)
+        client.create_registered_model("net")
+        client.create_model_version("net", logged.model_uri, tags={"weights_sha256": weights_sha256(model)})
+        client.set_registered_model_alias("net", "champion", "1")
+    return "models:/net@champion"
+
+
+def measure_processes(command: Sequence[str], models: Mapping[str, str], folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of the whole command with each of the models, in turn, and of processor time that it takes."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "FUSION_RUNS": str(folder / "runs")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def once(model: str) -> tuple[float, float]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = partial(subprocess.run, [*command, "--model", model], check=True, capture_output=True, env=environment)
+        whole, after = seconds(run), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return whole, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    rounds = [{name: once(model) for name, model in models.items()} for _ in range(PROCESSES + 1)][1:]
+    columns = {name: [round_[name] for round_ in rounds] for name in models}
+    return {
+        name: {
+            "fastest": min(whole for whole, _ in column),
+            "median": median(whole for whole, _ in column),
+            "slowest": max(whole for whole, _ in column),
+            "cpu": median(cpu for _, cpu in column),
+        }
+        for name, column in columns.items()
+    }
+
+
 def measure(folder: Path, model: Path) -> dict[str, Any]:
     """The figures of one pair, which is written to `folder` first."""
     a, b, out = (folder / f"{name}.png" for name in ("ct", "mri", "fused"))
@@ -80,14 +126,14 @@ def measure(folder: Path, model: Path) -> dict[str, Any]:
 
     rounds = [take_turns() for _ in range(ROUNDS + 1)][1:]
     medians = {name: median(round_[name] for round_ in rounds) for name in rounds[0]}
-    command = [sys.executable, "-m", "pipelines.cli", "fuse", str(a), str(b), "-o", str(out), "--model", str(model)]
-    whole = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(PROCESSES)]
+    command = [sys.executable, "-m", "pipelines.cli", "fuse", str(a), str(b), "-o", str(out)]
+    models = {"folder": str(model), "registry": register_champion(model, folder / "runs")}
     return {
         "network_ms": medians["network"] * 1e3,
         "files_ms": medians["files"] * 1e3,
         "first_ms": medians["first"] * 1e3,
         "ratio": median(round_["files"] / round_["first"] for round_ in rounds),
-        "process_s": {"fastest": min(whole), "median": median(whole), "slowest": max(whole)},
+        "process_s": measure_processes(command, models, folder),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, torch {torch.__version__}",
     }
@@ -106,15 +152,16 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    process = result["process_s"]
     print(f"fusion fuse of one 256x256 pair, {result['threads']} threads ({result['machine']})")
     print(f"  network alone, warm      {result['network_ms']:7.1f} ms")
     print(f"  its first pair           {result['first_ms']:7.1f} ms")
     print(f"  from files to a file     {result['files_ms']:7.1f} ms   {result['ratio']:.2f} times the first pair")
-    print(
-        f"  the command as a whole   {process['median']:7.2f} s    {process['fastest']:.2f} to {process['slowest']:.2f}"
-        f" of {PROCESSES}"
-    )
+    process_s = result["process_s"].values()
+    for title, process in zip(("the command as a whole", "with a registry's model"), process_s, strict=True):
+        print(
+            f"  {title:<24} {process['median']:7.2f} s    {process['fastest']:.2f} to {process['slowest']:.2f}"
+            f" of {PROCESSES}, {process['cpu']:.2f} s of a core"
+        )
     folders = result["folders"]
     print(
         f"  {folders['pairs']} pairs of two folders {folders['pairs'] / folders['folders_s']:7.2f} a second"

@@ -61,6 +61,10 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         status = error.get_http_status_code()
         kind = Away if status >= 500 and uri.startswith("http") else InputError
         raise kind(_refusal(uri, str(error), status)) from error
+    except ValueError as error:
+        if not str(error).startswith("MLFLOW_"):  # a setting of the environment that MLflow cannot read
+            raise
+        raise InputError(f"{error}; mend it in the environment") from None
     finally:
         mlflow.set_tracking_uri(previous)  # None unsets it
 
@@ -159,6 +163,8 @@ def _refusal(uri: str, message: str, status: int) -> str:
     if status in (401, 403):
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to who may"
         return f"MLflow server {shown(uri)} refuses ({status}): {line}; {advice}"
+    if status == 404 and "API request to endpoint" in line:
+        return f"{shown(uri)} answers, but not as MLflow does (404); mend MLFLOW_TRACKING_URI"
     if " failed with exception " in line:
         cause = line.partition(" failed with exception ")[2]
         return f"the connection to MLflow {shown(uri)} breaks off ({cause}); check the network, then run again"

@@ -181,13 +181,16 @@ def promote(version: Chosen, reason: Reason, yes: Yes = False, model_name: Model
     champion meanwhile, or this one is retired.
     """
     from components.register import operations
+    from components.register.aliases import champion
     from components.register.catalogue import choose
+    from components.register.history import PROMOTED
 
     reason = _given(reason)
     with _registry(runs) as client:
         chosen = choose(client, version, model_name)
-        over = operations.champion(client, chosen.model)
+        over = champion(client, chosen.model)
         if over == chosen.number:
+            operations.complete(client, chosen.model, PROMOTED)
             typer.echo(f"{chosen.model} version {over} is the champion already")
             return
         operations.check_promotable(chosen)
@@ -213,14 +216,24 @@ def rollback(
     `retire --no-champion` it brings the last champion that is not retired back.
     """
     from components.register import operations
+    from components.register.aliases import champion
+    from components.register.catalogue import NAME_ANOTHER, models
+    from components.register.history import ROLLED_BACK
+    from components.register.succession import earlier_champions
 
     reason = _given(reason)
     with _registry(runs) as client:
-        over, earlier = operations.champion(client, model_name), operations.earlier_champions(client, model_name)
+        models(client, model_name, NAME_ANOTHER)
+        done = operations.complete(client, model_name, ROLLED_BACK)
+        over, earlier = champion(client, model_name), earlier_champions(client, model_name)
+        if done:
+            further = "; run it again to go back one further" if earlier else ""
+            again = f"{model_name} version {over} is the champion again"
+            typer.echo(f"{again}: what was cut short is complete now{further}")
+            return
         if not earlier:
-            raise InputError(
-                f"no champion of {model_name} came before{f' version {over}' if over else ''}; promote one"
-            )
+            which = f"came before version {over}" if over else "is there to go back to"
+            raise InputError(f"no champion of {model_name} {which}; make a version one by `fusion models promote`")
         place = f"in place of version {over}" if over else "which has none"
         ask(f"make version {earlier[-1]} the champion of {model_name} again, {place}?", yes)
         by = operations.user()
@@ -254,12 +267,12 @@ def retire(
         chosen = choose(client, version, model_name)
         label = f"{chosen.model} version {chosen.number}"
         if undo:
-            operations.check_restorable(chosen)
+            operations.check_restorable(client, chosen)
             ask(f"bring {label} back?", yes)
             operations.restore(client, chosen, reason=reason, by=operations.user())
             typer.echo(f"{label} is no longer retired")
             return
-        operations.check_retirable(chosen, no_champion)
+        operations.check_retirable(client, chosen, no_champion)
         ask(f"retire {label}{f' ({chosen.standing})' if chosen.standing else ''}?", yes)
         operations.retire(client, chosen, without_champion=no_champion, reason=reason, by=operations.user())
     gone = f", no longer {' and '.join(chosen.aliases)}" if chosen.aliases else ""

@@ -1,4 +1,4 @@
-"""The aliases of a registered model: who is champion, who was before, and who challenges; one change at a time."""
+"""The aliases of a registered model: champion, previous, challenger; and the claim to change them, one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 
@@ -33,49 +33,25 @@ _held: set[str] = set()
 """The claims of this process that are held: what else bears its name could not be withdrawn, and is dead."""
 
 
-class Overtaken(InputError):
-    """Another version became champion since this one was judged."""
+def champion(client: MlflowClient, name: str) -> str | None:
+    """The version of a model that is champion; None if none is, or there is no such model."""
+    found = client.search_registered_models(named(name))
+    return aliases(found[0]).get(CHAMPION) if found else None
 
 
-def crown(client: MlflowClient, name: str, version: str, *, over: str | None, reason: str, by: str) -> None:
-    """Make `version` the champion and the one before it `previous`, if the champion still is `over` (None: no one).
-
-    Recorded in its tags: promoted_at (ISO, UTC), promoted_over, promoted_by ("gate" or a user's name) and
-    promotion_reason. The champion itself is left as it is, so that a call cut short may be made again. Raises Overtaken
-    where the champion is another than `over`.
-    """
-    with _claimed(client, name, version) as claim:
-        aliases = _aliases(client, name)
-        now = aliases.get(CHAMPION)
-        if now not in (version, over):
-            there = f"version {now} became champion" if now else f"{name} lost its champion"
-            raise Overtaken(f"{there} since version {version} of {name} was judged; judge it again")
-        if now != version:
-            moment = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"at": moment, "over": over or "", "by": by}
-            for key, value in ({f"promoted_{k}": v for k, v in record.items()} | {"promotion_reason": reason}).items():
-                client.set_model_version_tag(name, version, key, value)
-            if over:
-                claim.check()
-                client.set_registered_model_alias(name, PREVIOUS, over)
-            claim.check()
-            client.set_registered_model_alias(name, CHAMPION, version)
-        if aliases.get(CHALLENGER) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
+def aliases(model: RegisteredModel) -> dict[str, str]:
+    """The version of each alias of a model."""
+    return {alias: str(version) for alias, version in model.aliases.items()}
 
 
-def challenge(client: MlflowClient, name: str, version: str, reason: str) -> None:
-    """Let `version`, which was refused for `reason`, be the challenger, unless a newer version is it already.
-
-    The reason is kept in its tag gate_reason.
-    """
-    client.set_model_version_tag(name, version, "gate_reason", reason)
-    if int(_aliases(client, name).get(CHALLENGER, 0)) < int(version):
-        client.set_registered_model_alias(name, CHALLENGER, version)
+def named(name: str) -> str:
+    """MLflow's search condition for a model's name."""
+    quote = '"' if "'" in name else "'"
+    return f"name = {quote}{name}{quote}"
 
 
 @dataclass
-class _Claim:
+class Claim:
     """The claim of this process to change a model's champion: a tag `key` of the model, set at `since` (monotonic)."""
 
     client: MlflowClient
@@ -116,14 +92,14 @@ class _Claim:
 
 
 @contextmanager
-def _claimed(client: MlflowClient, name: str, version: str) -> Iterator[_Claim]:
+def claimed(client: MlflowClient, name: str, version: str) -> Iterator[Claim]:
     """Hold the only claim to the champion of a model.
 
     MLflow cannot compare and swap. Everyone sets a flag, then looks at the flags of the others; of two, the one who set
     it later sees the other's, so never do both find themselves alone. Of several the first by name keeps its flag and
     waits, the others withdraw theirs and come back (the one-bit algorithm: Lamport, J. ACM 33(2):327, 1986).
     """
-    claim = _Claim(client, name, f"{CLAIM}{uuid.uuid4().hex}", {"version": version} | _process(os.getpid()))
+    claim = Claim(client, name, f"{CLAIM}{uuid.uuid4().hex}", {"version": version} | _process(os.getpid()))
     _held.add(claim.key)
     try:
         while not _alone(claim):
@@ -136,7 +112,7 @@ def _claimed(client: MlflowClient, name: str, version: str) -> Iterator[_Claim]:
         claim.withdraw()
 
 
-def _alone(claim: _Claim) -> bool:
+def _alone(claim: Claim) -> bool:
     """Make the claim and wait for the others to go; False if it is this one's turn to withdraw."""
     claim.make()
     while others := claim.others():
@@ -144,10 +120,6 @@ def _alone(claim: _Claim) -> bool:
             return False
         time.sleep(LOOK_AGAIN_SECONDS)
     return True
-
-
-def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
 def _process(pid: int) -> dict[str, Any]:

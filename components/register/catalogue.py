@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from components.register.aliases import CHAMPION, aliases, named
 from components.register.gate import HEADLINE
 from components.register.history import own_measures
 from model.errors import InputError
@@ -74,16 +75,9 @@ def models(client: MlflowClient, name: str | None = None, advice: str = "") -> l
     return chosen
 
 
-def aliases(model: RegisteredModel) -> dict[str, str]:
-    """The version of each alias of a model."""
-    return {alias: str(version) for alias, version in model.aliases.items()}
-
-
 def versions(client: MlflowClient, model: RegisteredModel) -> list[Version]:
     """Every version of a model, the oldest first."""
-    quote = '"' if "'" in model.name else "'"
-    condition = f"name = {quote}{model.name}{quote}"
-    found = all_pages(lambda token: client.search_model_versions(condition, page_token=token))
+    found = all_pages(lambda token: client.search_model_versions(named(model.name), page_token=token))
     return [Version.of(each, aliases(model)) for each in sorted(found, key=lambda each: int(each.version))]
 
 
@@ -102,7 +96,8 @@ def choose(client: MlflowClient, text: str, model_name: str = "") -> Version:
     elif chosen in named:
         chosen = named[chosen]
     else:
-        raise InputError(f"no alias {chosen} of {model.name}; it has {', '.join(sorted(named)) or 'none'}")
+        advice = "; `fusion models promote` makes a version the champion" if chosen == CHAMPION else ""
+        raise InputError(f"no alias {chosen} of {model.name}; it has {', '.join(sorted(named)) or 'none'}{advice}")
     there = versions(client, model)
     for version in there:
         if version.number == chosen:

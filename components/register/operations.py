@@ -7,15 +7,26 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from components.register.aliases import CHAMPION, PREVIOUS, crown
-from components.register.catalogue import NAME_ANOTHER, RETIRED_TAG, Version, aliases, choose, models, versions
-from components.register.history import PROMOTED, RESTORED, RETIRED, ROLLED_BACK, champions, events, note
+from components.register.aliases import CHAMPION, aliases, claimed
+from components.register.catalogue import RETIRED_TAG, Version, choose
+from components.register.history import (
+    RESTORED,
+    RETIRED,
+    ROLLED_BACK,
+    Event,
+    announced,
+    note,
+    unwritten,
+    written,
+)
+from components.register.succession import crown, finish, point_previous
 from model.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RETIRED_TAGS = (RETIRED_TAG, "retired_by", "retired_reason")
+RETIRED_TAGS = ("retired_by", "retired_reason", RETIRED_TAG)
+"""Set in this order, and taken away in the other: the last one decides."""
 
 
 def user() -> str:
@@ -26,17 +37,17 @@ def user() -> str:
         return f"user {os.getuid()}"  # a container's, which has no name
 
 
-def champion(client: MlflowClient, name: str) -> str | None:
-    """The champion's number, None without one."""
-    return aliases(models(client, name, NAME_ANOTHER)[0]).get(CHAMPION)
-
-
 def promote(client: MlflowClient, version: Version, *, over: str | None, reason: str, by: str) -> None:
     """Make a version the champion in place of `over`; InputError if it is retired, Overtaken if `over` is no more."""
-    check_promotable(_today(client, version))
-    crown(client, version.model, version.number, over=over, reason=reason, by=by)
-    note(client, version.model, PROMOTED, version.number, over=over, reason=reason, by=by)
-    point_previous(client, version.model)
+    crown(
+        client,
+        version.model,
+        version.number,
+        over=over,
+        reason=reason,
+        by=by,
+        check=lambda: check_promotable(_today(client, version)),
+    )
 
 
 def _today(client: MlflowClient, version: Version) -> Version:
@@ -54,56 +65,59 @@ def check_promotable(version: Version) -> None:
         )
 
 
-def earlier_champions(client: MlflowClient, name: str) -> list[str]:
-    """The champions before today's that a rollback may go back to, the latest last; retired ones are passed over."""
-    (model,) = models(client, name)
-    there = {version.number: version for version in versions(client, model)}
-    promoted = [number for number, version in there.items() if version.tags.get("gate") == "promoted"]
-    now = aliases(model).get(CHAMPION)
-    order = champions(events(client, name), promoted, now)
-    return [number for number in order if number != now and number in there and not there[number].retired]
-
-
 def rollback(client: MlflowClient, name: str, *, over: str | None, to: str, reason: str, by: str) -> None:
     """Make `to`, an earlier champion, the champion again in place of `over`.
 
     Raises Overtaken if `over` is champion no more, InputError if `to` was retired meanwhile.
     """
-    check_promotable(choose(client, to, name))
-    crown(client, name, to, over=over, reason=reason, by=by)
-    note(client, name, ROLLED_BACK, to, over=over, reason=reason, by=by)
-    point_previous(client, name)
+    crown(
+        client,
+        name,
+        to,
+        over=over,
+        reason=reason,
+        by=by,
+        action=ROLLED_BACK,
+        check=lambda: check_promotable(choose(client, to, name)),
+    )
 
 
-def point_previous(client: MlflowClient, name: str) -> None:
-    """Let the alias `previous` name the version that a rollback would go to; no version where there is none."""
-    earlier, now = earlier_champions(client, name)[-1:], aliases(models(client, name)[0]).get(PREVIOUS)
-    if earlier and now != earlier[0]:
-        client.set_registered_model_alias(name, PREVIOUS, earlier[0])
-    elif not earlier and now:
-        client.delete_registered_model_alias(name, PREVIOUS)
+def complete(client: MlflowClient, name: str, action: str) -> bool:
+    """Complete a promotion or a rollback that was cut short after the champion's alias had moved; False without one."""
+    intent = unwritten(client, name)
+    if intent is None or intent.event.action != action:
+        return False
+    with claimed(client, name, intent.event.version):
+        event = finish(client, name)
+    if event is None:
+        return False  # whoever was at it has done it
+    announced(client, name, event)
+    return True
 
 
 def retire(client: MlflowClient, version: Version, *, without_champion: bool, reason: str, by: str) -> None:
     """Take all aliases from a version and mark it as retired; its files and its lineage stay.
 
-    Raises InputError for the champion, unless the model may be left without one.
+    Raises InputError for the champion, unless the model may be left without one. What was cut short goes on.
     """
-    check_retirable(_today(client, version), without_champion)
     name, number = version.model, version.number
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    for key, value in zip(RETIRED_TAGS, (now, by, reason), strict=True):
-        client.set_model_version_tag(name, number, key, value)
-    for alias, holder in aliases(models(client, name)[0]).items():
-        if holder == number and (alias != CHAMPION or without_champion):
-            client.delete_registered_model_alias(name, alias)
-    note(client, name, RETIRED, number, over=None, reason=reason, by=by)
-    point_previous(client, name)
+    with claimed(client, name, number) as claim:
+        finish(client, name)
+        check_retirable(client, _today(client, version), without_champion)
+        for alias, holder in aliases(client.get_registered_model(name)).items():
+            if holder == number:
+                claim.check()
+                client.delete_registered_model_alias(name, alias)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for key, value in zip(RETIRED_TAGS, (by, reason, now), strict=True):
+            client.set_model_version_tag(name, number, key, value)
+        point_previous(client, name)
+        note(client, name, Event(RETIRED, number, None, reason, by))
 
 
-def check_retirable(version: Version, without_champion: bool) -> None:
+def check_retirable(client: MlflowClient, version: Version, without_champion: bool) -> None:
     """Raise InputError if a version is retired already, or is the champion and must not go."""
-    if version.retired:
+    if version.retired and _last_word(client, version) == RETIRED:
         raise InputError(f"version {version.number} of {version.model} is retired already, {version.tags[RETIRED_TAG]}")
     if CHAMPION in version.aliases and not without_champion:
         raise InputError(
@@ -114,16 +128,25 @@ def check_retirable(version: Version, without_champion: bool) -> None:
 
 def restore(client: MlflowClient, version: Version, *, reason: str, by: str) -> None:
     """Undo a retirement: the version may be promoted again; it gets no alias back."""
-    version = _today(client, version)
-    check_restorable(version)
-    for key in RETIRED_TAGS:
-        if key in version.tags:
-            client.delete_model_version_tag(version.model, version.number, key)
-    note(client, version.model, RESTORED, version.number, over=None, reason=reason, by=by)
-    point_previous(client, version.model)
+    name, number = version.model, version.number
+    with claimed(client, name, number):
+        finish(client, name)
+        version = _today(client, version)
+        check_restorable(client, version)
+        for key in reversed(RETIRED_TAGS):
+            if key in version.tags:
+                client.delete_model_version_tag(name, number, key)
+        point_previous(client, name)
+        note(client, name, Event(RESTORED, number, None, reason, by))
 
 
-def check_restorable(version: Version) -> None:
+def check_restorable(client: MlflowClient, version: Version) -> None:
     """Raise InputError if a version is not retired."""
-    if not version.retired:
+    if not version.retired and _last_word(client, version) != RETIRED:
         raise InputError(f"version {version.number} of {version.model} is not retired; there is nothing to undo")
+
+
+def _last_word(client: MlflowClient, version: Version) -> str:
+    """The last that the history says of a version's use: retired, restored or "". It is written after it is done."""
+    told = (event for event in written(client, version.model) if event.version == version.number)
+    return next((event.action for event in reversed([*told]) if event.action in (RETIRED, RESTORED)), "")

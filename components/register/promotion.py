@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
-from components.register.aliases import CHAMPION, Overtaken, challenge, crown
+from components.register.aliases import champion, named
 from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
-from components.register.history import PROMOTED, events, note
+from components.register.history import PROMOTED, written
+from components.register.succession import Overtaken, challenge, crown
+from components.tracking import Away
 from model.errors import InputError
 from model.fuser import Fuser
 
@@ -30,12 +32,11 @@ LONGEST_RUN_TAG = 5000
 
 def judge_beside(client: MlflowClient, name: str, judged: Judged, rules: Rules) -> Verdict:
     """The gate's verdict on a candidate beside the champion of this moment, which is measured if it was not before."""
-    models = client.search_registered_models(f"name = '{name}'")
-    champion = str(models[0].aliases.get(CHAMPION, "")) if models else ""
-    row = gate.champion_row(judged.table, champion)
-    if champion and not (row and set(rules.measures) <= set(row["means"])):
-        judged = _with_champion(client, name, champion, judged)
-    return judged.verdict(rules, champion or None)
+    rival = champion(client, name)
+    row = gate.champion_row(judged.table, rival) if rival else None
+    if rival and not (row and set(rules.measures) <= set(row["means"])):
+        judged = _with_champion(client, name, rival, judged)
+    return judged.verdict(rules, rival)
 
 
 def log_verdict(client: MlflowClient, run_id: str, verdict: Verdict) -> None:
@@ -51,14 +52,14 @@ def settle(
     """Give a version the alias that its verdict earns; the verdict that counted in the end.
 
     Where another version became champion since, it is judged again beside that one, and so on. May be called again for
-    a version where it was cut short.
+    a version where it was cut short: one that was promoted before, whoever is champion now, is not promoted again.
     """
     name, number = version.name, str(version.version)
     while verdict.promoted:
+        if any(event.action == PROMOTED and event.version == number for event in written(client, name)):
+            break
         try:
             crown(client, name, number, over=verdict.over or None, reason=verdict.reason, by="gate")
-            if not any(event.action == PROMOTED and event.version == number for event in events(client, name)):
-                note(client, name, PROMOTED, number, over=verdict.over or None, reason=verdict.reason, by="gate")
             break
         except Overtaken:
             if _was_champion(client, name, number):
@@ -94,8 +95,10 @@ def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged
     try:
         with tempfile.TemporaryDirectory() as aside:
             folder = fetch_version(client.get_model_version(name, version), Path(aside))
-            champion = Champion(version, Fuser.load(folder))
-        row = judge_champion(champion, judged.packed, names).to_dict(names)
+            rival = Champion(version, Fuser.load(folder))
+        row = judge_champion(rival, judged.packed, names).to_dict(names)
+    except Away:
+        raise
     except InputError as error:
         return replace(judged, table=table | {"champion_failure": str(error)})
     return replace(judged, table=table | {"champion": version, "methods": [*table["methods"], row]})
@@ -103,5 +106,5 @@ def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged
 
 def _was_champion(client: MlflowClient, name: str, number: str) -> bool:
     """Whether a later version was promoted over this one."""
-    condition = f"name = '{name}' AND tags.promoted_over = '{number}'"
+    condition = f"{named(name)} AND tags.promoted_over = '{number}'"
     return bool(client.search_model_versions(condition, max_results=1))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.aliases import CHAMPION
+from components.register.aliases import champion, named
 from components.register.gate import Rules, Verdict, markdown, without_champion
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.tracking import connected, experiment_id, find_run, noted_run, shown
@@ -127,7 +127,8 @@ def register(
 def champion_version(model_name: str, tracking_uri: str = "") -> ModelVersion | None:
     """The version that is champion, None if there is none."""
     with connected(tracking_uri) as client:
-        return _champion(client, model_name)
+        number = champion(client, model_name)
+        return client.get_model_version(model_name, number) if number else None
 
 
 def champion_statistics(model_name: str, tracking_uri: str = "") -> tuple[str, dict[str, Any] | None]:
@@ -135,12 +136,13 @@ def champion_statistics(model_name: str, tracking_uri: str = "") -> tuple[str, d
     with connected(tracking_uri) as client:
         import mlflow
 
-        champion = _champion(client, model_name)
-        if champion is None:
+        number = champion(client, model_name)
+        if number is None:
             return "", None
-        if STATISTICS_FILE not in {logged.path for logged in client.list_artifacts(champion.run_id)}:
-            return str(champion.version), None
-        return str(champion.version), mlflow.artifacts.load_dict(f"runs:/{champion.run_id}/{STATISTICS_FILE}")
+        run = client.get_model_version(model_name, number).run_id
+        if STATISTICS_FILE not in {logged.path for logged in client.list_artifacts(run)}:
+            return number, None
+        return number, mlflow.artifacts.load_dict(f"runs:/{run}/{STATISTICS_FILE}")
 
 
 def check_names(model_name: str, experiment: str) -> None:
@@ -170,15 +172,9 @@ def _md5(value: Any) -> str:
 
 
 def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-    conditions = [f"name = '{name}'"] + [f"tags.{key} = '{value}'" for key, value in tags.items()]
+    conditions = [named(name)] + [f"tags.{key} = '{value}'" for key, value in tags.items()]
     found = client.search_model_versions(" AND ".join(conditions), max_results=1)
     return client.get_model_version(name, found[0].version) if found else None
-
-
-def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
-    models = client.search_registered_models(f"name = '{name}'")
-    version = models[0].aliases.get(CHAMPION) if models else None
-    return client.get_model_version(name, version) if version else None
 
 
 def _finish(
@@ -237,5 +233,5 @@ def _run_cut_short(client: MlflowClient, experiment: str, identity: Mapping[str,
 
 
 def _ensure_model(client: MlflowClient, name: str, inputs: list[str]) -> None:
-    if not client.search_registered_models(f"name = '{name}'"):
+    if not client.search_registered_models(named(name)):
         client.create_registered_model(name, description=ABOUT.format(*map(str.upper, inputs), *inputs))

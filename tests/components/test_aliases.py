@@ -14,13 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.register import aliases
-from components.register.aliases import Overtaken, challenge, crown
+from components.register import aliases, succession
+from components.register.succession import Overtaken, challenge, crown
 from components.tracking import connected
 from model.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 BY_THE_GATE = {"reason": "better", "by": "gate"}
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The events that the webhook was told of."""
+    events = []
+    monkeypatch.setattr(succession, "announced", lambda client, name, event: events.append(event))
+    return events
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,7 @@ class TestSuccession:
         crown(client, "m", "1", over=None, **BY_THE_GATE)
         tags = client.get_model_version("m", "1").tags
         assert held(client) == {"champion": "1"} and not claims(client)
-        assert tags.pop("promoted_at").endswith("+00:00")
+        assert tags.pop("promoted_at").endswith("+00:00") and '"action": "promoted"' in tags.pop("promotion_event")
         assert tags == {"promoted_over": "", "promoted_by": "gate", "promotion_reason": "better"}
 
     def test_the_one_before_is_the_previous_one(self, client):
@@ -133,14 +141,20 @@ class TestClaims:
         assert held(client) == {"champion": "2", "previous": "1"} and not claims(client)
 
     def test_who_was_too_slow_writes_no_alias(self, client, monkeypatch):
-        monkeypatch.setattr(aliases._Claim, "fresh", False)
+        monkeypatch.setattr(aliases.Claim, "fresh", False)
         with pytest.raises(InputError, match="run it again"):
             crown(client, "m", "1", over=None, **BY_THE_GATE)
         assert held(client) == {} and not claims(client)
 
 
+class Page(list):
+    """All that a search finds, on one page."""
+
+    token = None
+
+
 class Registry:
-    """What aliases.py needs of MLflow, in memory: each call happens at once, as in a database."""
+    """What succession needs of MLflow, in memory: each call happens at once, as in a database."""
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}
@@ -149,7 +163,25 @@ class Registry:
         self.champions: list[str] = []
 
     def get_registered_model(self, name):
-        return SimpleNamespace(tags=dict(self.tags), aliases=dict(self.aliases))
+        return SimpleNamespace(name=name, tags=dict(self.tags), aliases=dict(self.aliases))
+
+    def search_registered_models(self, page_token=None):
+        return Page([self.get_registered_model("m")])
+
+    def get_model_version(self, name, version):
+        tags = dict(self.records[version])
+        return SimpleNamespace(name=name, version=version, tags=tags, run_id="", creation_timestamp=0)
+
+    def search_model_versions(self, condition, page_token=None):
+        return Page([self.get_model_version("m", str(number)) for number in range(5)])
+
+    @property
+    def history(self):
+        return [json.loads(text) for key, text in sorted(self.tags.items()) if key.startswith("history.")]
+
+    @property
+    def claims(self):
+        return [key for key in self.tags if key.startswith(aliases.CLAIM)]
 
     def set_registered_model_tag(self, name, key, value):
         self.tags[key] = value
@@ -200,7 +232,7 @@ class Actor(threading.Thread):
         assert self.idle.acquire(timeout=60)
 
     def __getattr__(self, method):
-        def call(*arguments):
+        def call(*arguments, **words):
             self.idle.release()
             self.turn.acquire()
             self.calls += 1
@@ -208,9 +240,9 @@ class Actor(threading.Thread):
                 for key in self.claims & set(self.registry.tags):
                     self.registry.tags[key] = json.dumps({"time": 0.0})  # as everyone sees it who knows it ended
                 raise Killed
-            if method == "set_registered_model_tag":
+            if method == "set_registered_model_tag" and arguments[1].startswith(aliases.CLAIM):
                 self.claims.add(arguments[1])
-            return getattr(self.registry, method)(*arguments)
+            return getattr(self.registry, method)(*arguments, **words)
 
         if method not in Registry.__dict__:
             raise AttributeError(method)
@@ -221,13 +253,14 @@ class Actor(threading.Thread):
 @given(
     actors=st.integers(2, 4),
     schedule=st.lists(st.integers(0, 3), max_size=60),
-    deaths=st.lists(st.none() | st.integers(0, 14), min_size=4, max_size=4),
+    deaths=st.lists(st.none() | st.integers(0, 30), min_size=4, max_size=4),
 )
 def test_of_many_at_once_one_becomes_champion_in_whatever_order_they_act(actors, schedule, deaths):
     registry, turns = Registry(), iter(schedule)
     everyone = [Actor(registry, str(number + 1), deaths[number]) for number in range(actors)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aliases.time, "sleep", lambda seconds: None)
+        patch.setattr(succession, "announced", lambda *_: None)
         for actor in everyone:
             actor.start()
             assert actor.idle.acquire(timeout=60)
@@ -239,48 +272,57 @@ def test_of_many_at_once_one_becomes_champion_in_whatever_order_they_act(actors,
     outcomes = [actor.outcome for actor in everyone]
     assert all(outcomes) and len(registry.champions) <= 1 and outcomes.count("crowned") <= 1
     if "killed" not in outcomes:
-        assert outcomes.count("crowned") == 1 and not registry.tags
+        assert outcomes.count("crowned") == 1 and not registry.claims
     for actor in everyone:
         if actor.outcome == "crowned":
             assert registry.champions == [actor.version]
             assert registry.records[actor.version]["promoted_by"] == "gate"
+            assert [event["version"] for event in registry.history] == [actor.version]
 
 
-@settings(max_examples=20)
-@given(dies=st.integers(0, 14))
-def test_a_promotion_cut_short_and_made_again_ends_as_an_uncut_one(dies):
-    def crown_over_the_first(dies: int | None) -> Registry:
-        registry = Registry()
-        registry.aliases = {"champion": "1", "previous": "0", "challenger": "2"}
+@pytest.mark.parametrize("action", ["promoted", "rolled back"])
+@pytest.mark.parametrize("dies", range(40))
+def test_a_change_cut_short_and_made_again_ends_as_an_uncut_one(dies, action, told):
+    def crown_the_second(dies: int | None) -> tuple[Registry, list[str]]:
+        registry, over = Registry(), "1" if action == "promoted" else "3"
+        registry.aliases = {"champion": over, "previous": "0", "challenger": "2"}
+        for place, version in enumerate(("1",) if action == "promoted" else ("1", "2", "3")):
+            event = {"action": "promoted", "version": version, "over": None, "reason": "", "by": "", "at": ""}
+            registry.tags[f"history.{place}"] = json.dumps(event)
         cut = SimpleNamespace(after=dies, calls=itertools.count())
 
         def call(method):
-            def limited(*arguments):
+            def limited(*arguments, **words):
                 if cut.after is not None and next(cut.calls) >= cut.after:
-                    for key in registry.tags:
+                    for key in registry.claims:
                         registry.tags[key] = "of a process that ended"
                     raise Killed
-                return getattr(registry, method)(*arguments)
+                return getattr(registry, method)(*arguments, **words)
 
             return limited
 
-        client = SimpleNamespace(**{method: call(method) for method in Registry.__dict__ if method[0] != "_"})
+        methods = {method: call(method) for method in Registry.__dict__ if method[0] != "_"}
+        client, words = SimpleNamespace(**methods), {"over": over, "action": action, **BY_THE_GATE}
+        told.clear()
         try:
-            crown(client, "m", "2", over="1", **BY_THE_GATE)
+            crown(client, "m", "2", **words)
         except Killed:
             cut.after = None
-            crown(client, "m", "2", over="1", **BY_THE_GATE)
-        return registry
+            crown(client, "m", "2", **words)
+        return registry, [event.version for event in told]
 
-    again, uncut = crown_over_the_first(dies), crown_over_the_first(None)
+    (again, told_again), (uncut, told_uncut) = crown_the_second(dies), crown_the_second(None)
     assert again.aliases == uncut.aliases == {"champion": "2", "previous": "1"}
-    assert again.tags == uncut.tags == {}
+    assert again.claims == uncut.claims == []
     assert again.records["2"].keys() == uncut.records["2"].keys()
+    happened = [(event["action"], event["version"], event["over"]) for event in again.history]
+    assert happened == [(event["action"], event["version"], event["over"]) for event in uncut.history]
+    assert happened[-1][:2] == (action, "2") and told_again in (told_uncut, [])  # killed between history and webhook
 
 
 RACER = """
 import sys
-from components.register.aliases import Overtaken, crown
+from components.register.succession import Overtaken, crown
 from components.tracking import connected
 with connected(sys.argv[1]) as client:
     print("ready", flush=True)
@@ -313,7 +355,8 @@ def test_of_two_processes_on_one_mlflow_one_promotes(tmp_path):
                 outcomes = [racer.stdout.readline().strip() for racer in racers]
                 assert sorted(outcomes) == ["crowned", "overtaken"]
                 model = client.get_registered_model(name)
-                assert model.aliases == {"champion": 1 + outcomes.index("crowned")} and not model.tags
+                assert model.aliases == {"champion": 1 + outcomes.index("crowned")}
+                assert [key.partition(".")[0] for key in model.tags] == ["history"]
         finally:
             for racer in racers:
                 racer.communicate()

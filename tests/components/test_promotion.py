@@ -1,5 +1,6 @@
 """Who becomes champion of a registry, and what a registration that was cut short leaves to the next."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ import pytest
 from components.evaluate import floors
 from components.evaluate.evaluation import MethodResult, evaluate, read_training, write_evaluation
 from components.ingest.phantom import PhantomConfig
-from components.register import promotion, registry
+from components.register import operations, promotion, registry, succession
+from components.register.aliases import champion
 from components.register.champion import fetch_champion, find_champion
+from components.register.history import written
 from model.errors import InputError
 from model.fuser import weights_sha256
 from tests.mlflow_servers import free_port
@@ -164,6 +167,39 @@ def test_a_promotion_cut_short_and_succeeded_since_stays_one(
     again = register(folders, store.uri, "succeeded")
     assert (again.promoted, again.standing) == (True, "previous")
     assert store.client.get_model_version("succeeded", "1").tags["gate"] == "promoted"
+
+
+@pytest.mark.parametrize("cut", [(succession, "write"), (promotion, "conclude")])
+def test_a_promotion_cut_short_and_rolled_back_by_hand_is_not_made_again(
+    store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: tuple[Any, str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("power cut")
+
+    name = f"rolled-back-{cut[1]}"
+    register(make_folders(tmp_path / "first", 1), store.uri, name)
+    second = make_folders(tmp_path / "second", 2, table=make_table(0.6, champion=("1", 0.5)))
+    with monkeypatch.context() as patch:
+        patch.setattr(*cut, fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            register(second, store.uri, name)
+    assert champion(store.client, name) == "2"
+    operations.rollback(store.client, name, over="2", to="1", reason="it blurs", by="ann")
+    again = register(second, store.uri, name)
+    assert (again.promoted, again.standing) == (True, "without an alias")
+    assert store.client.get_registered_model(name).aliases == {"champion": 1}
+    told = [(event.action, event.version) for event in written(store.client, name)]
+    assert told == [("promoted", "1"), ("promoted", "2"), ("rolled back", "1")]
+
+
+def test_beside_a_champion_whose_files_are_gone_a_candidate_becomes_the_challenger(
+    store: SimpleNamespace, tmp_path: Path
+) -> None:
+    register(make_folders(tmp_path / "first", 1), store.uri, "emptied")
+    shutil.rmtree(store.client.get_model_version_download_uri("emptied", "1").removeprefix("file://"))
+    made = register(make_folders(tmp_path / "second", 2, 0.6), store.uri, "emptied")
+    assert made.standing == "challenger"
+    assert "not be measured on these pairs (models:/emptied/1 is registered, but files of it are gone" in made.reason
 
 
 def test_a_failure_before_the_version_leaves_none(store: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How consumers get a model out of MLflow: loaded by MLflow itself, or fetched by name, version or alias."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from components.register import fetch
+from components.tracking import connected
 from model.errors import InputError
 from model.fuser import Fuser
 from tests.components.conftest import Proxy
@@ -122,6 +124,31 @@ class TestResolve:
         with pytest.raises(InputError, match="does not hold the configuration"):
             fetch.resolve_model(made.uri, tmp_path / "cache", store.uri)
 
+    @pytest.mark.parametrize(
+        ("gone", "named"),
+        [
+            ("artifacts/fuser/weights.safetensors", "weights.safetensors"),
+            ("artifacts/fuser", "weights.safetensors, config.json"),
+            ("artifacts", "artifacts"),
+            ("MLmodel", "MLmodel"),
+            ("", "all"),
+        ],
+    )
+    def test_files_that_are_gone_from_the_store_are_named_in_one_line(
+        self, store: SimpleNamespace, tmp_path: Path, gone: str, named: str
+    ) -> None:
+        source = Path(store.client.get_model_version_download_uri("ct-mri", "1").removeprefix("file://"))
+        (source / gone).rename(tmp_path / "aside")
+        try:
+            with pytest.raises(InputError) as told:
+                fetch.resolve_model("models:/ct-mri/1", tmp_path / "cache", store.uri)
+        finally:
+            (tmp_path / "aside").rename(source / gone)
+        assert f"models:/ct-mri/1 is registered, but files of it are gone from file://{source} ({named});" in str(
+            told.value
+        )
+        assert "fusion models retire models:/ct-mri/1" in str(told.value) and "\n" not in str(told.value)
+
     def test_what_was_damaged_in_the_cache_is_fetched_again(self, store: SimpleNamespace, tmp_path: Path) -> None:
         folder = fetch.resolve_model("models:/ct-mri/1", tmp_path, store.uri)
         (folder / "weights.safetensors").write_bytes(b"damaged")
@@ -167,6 +194,20 @@ class TestAway:
         (folder / "weights.safetensors").write_bytes(b"damaged")
         with pytest.raises(InputError, match="does not answer"):
             fetch.resolve_model(uri, cache, proxy.address)
+
+    def test_files_that_are_gone_are_no_reason_to_take_an_older_version(self, server: Server, tmp_path: Path) -> None:
+        until(server.answers)
+        cache, uri = tmp_path / "cache", "models:/emptied@champion"
+        register(make_folders(tmp_path / "1", 11), server.uri, "emptied")
+        fetch.resolve_model(uri, cache, server.uri)
+        made = register(
+            make_folders(tmp_path / "2", 12, table=make_table(0.6, champion=("1", 0.5))), server.uri, "emptied"
+        )
+        with connected(server.uri) as client:
+            source = client.get_model_version_download_uri("emptied", made.version)
+        shutil.rmtree(server.root / "files" / source.removeprefix("mlflow-artifacts:/"))
+        with pytest.raises(InputError, match=r"^models:/emptied/2 is registered, .* gone from mlflow-artifacts:"):
+            fetch.resolve_model(uri, cache, server.uri)
 
     @pytest.mark.parametrize(("status", "words"), [("401", "refuses"), ("503", "cache does not hold")])
     def test_a_registry_that_refuses_is_not_away(self, tmp_path: Path, status: str, words: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from components.register import fetch
+from components.register.lookup import look_up
 from components.tracking import connected
 from model.errors import InputError
 from tests.components.conftest import Proxy
@@ -78,6 +79,16 @@ def test_a_model_goes_through_the_gate_into_the_registry_and_back(keeper, mlflow
     assert (done.returncode, done.stderr) == (0, "")
     folder = fetch.resolve_model("models:/ct-mri@champion", tmp_path / "cache")
     np.testing.assert_array_equal(fuse(folder, stacks()), fuse(tmp_path / "0" / "model", stacks()))
+    assert look_up("models:/ct-mri@champion", mlflow_server.uri) == look_up("models:/ct-mri/1", mlflow_server.uri)
+    with connected("") as client:
+        version = client.get_model_version("ct-mri", "2")
+        assert look_up("models:/ct-mri/2", mlflow_server.uri).tags == version.tags
+        place = client.get_model_version_download_uri("ct-mri", "2").removeprefix("mlflow-artifacts:/")
+    for name, missing in (("artifacts/fuser/weights.safetensors", "weights.safetensors"), ("", "all")):
+        for entry in bucket.objects.filter(Prefix=f"files/{place}/{name}"):
+            entry.delete()
+        with pytest.raises(InputError, match=rf"models:/ct-mri/2 is registered, .* gone from .* \({missing}\)"):
+            fetch.resolve_model("models:/ct-mri/2", tmp_path / "other")
 
 
 def test_who_may_not_is_told_so_in_one_line(keeper, mlflow_server, tmp_path):
@@ -91,6 +102,11 @@ def test_who_may_not_is_told_so_in_one_line(keeper, mlflow_server, tmp_path):
         assert password not in str(refused.value) and "\n" not in str(refused.value)
     keeper.setenv("MLFLOW_TRACKING_PASSWORD", "only-reading-here")
     assert fetch.resolve_model("models:/guarded@champion", tmp_path / "cache").is_dir()
+    assert look_up("models:/guarded@champion", mlflow_server.uri)
+    keeper.setenv("MLFLOW_TRACKING_PASSWORD", "herring-herring")
+    assert look_up("models:/guarded@champion", mlflow_server.uri) is None
+    with pytest.raises(InputError, match=r"refuses \(401\)"):
+        fetch.resolve_model("models:/guarded@champion", tmp_path / "cache")
 
 
 def test_cut_connections_are_made_again_or_told_and_the_next_attempt_completes(

@@ -64,7 +64,7 @@ def state(uri: str) -> dict:
         versions = {}
         for found in client.search_model_versions("name = 'ct-mri'"):
             run = client.get_run(found.run_id)
-            tags = {key: value for key, value in found.tags.items() if key != "promoted_at"}
+            tags = {key: value for key, value in found.tags.items() if key not in ("promoted_at", "promotion_event")}
             gate = (run.data.tags["gate"], run.data.tags["gate_reason"], run.info.status)
             versions[int(found.version)] = (tags, found.description, gate, run.data.metrics, run.data.params)
         runs = client.search_runs([client.get_experiment_by_name("fusion").experiment_id])
