@@ -14,70 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-import kfp_server_api as kfp
 import yaml
 from kfp_server_api import models
+from login_pages import LoginPages
+from wire import Fault, Refusal, read, written
 
 LONG = 300.0
 API = "/apis/v2beta1"
-_READER = kfp.ApiClient()
 _QUERIES = {"page_token", "page_size", "sort_by", "filter", "namespace", "experiment_id"}
-
-
-@dataclass
-class Fault:
-    """What the next `times` requests of that method and path get instead of their answer; `after`: it is done, too."""
-
-    method: str
-    path: str
-    status: int = 0  # 0: the connection is closed without an answer
-    body: dict | str = ""
-    times: int = 1
-    after: bool = False
-    hang: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str, code: int = 0) -> None:
-        self.status = status
-        self.body = {"error": message, "code": code, "message": message, "details": []}
-
-
-def check_known(data: Any, kind: str, where: str = "") -> None:
-    """Refuse a field that the model of that kind does not have, as protojson does."""
-    inner = re.match(r"(?:list\[|dict\(str, )(.*)[\])]$", kind)
-    if inner:
-        values = data.items() if isinstance(data, dict) else enumerate(data)
-        for key, value in values:
-            check_known(value, inner[1], f"{where}.{key}")
-        return
-    model = getattr(models, kind, None)
-    if model is None or not model.openapi_types:
-        if model is not None and data not in model.allowable_values:
-            raise Refusal(400, f"invalid value for {kind} {where}: {data!r}", 3)
-        wanted = {"str": str, "int": int, "bool": bool}.get(kind)
-        if wanted and not isinstance(data, wanted):
-            raise Refusal(400, f"proto: {where} is {data!r}, not {kind}", 3)
-        return
-    types = {key: model.openapi_types[name] for name, key in model.attribute_map.items()}
-    for key, value in data.items():
-        if key not in types:
-            raise Refusal(400, f'proto: unknown field "{key}" of {kind}', 3)
-        check_known(value, types[key], f"{where}.{key}")
-
-
-def read(data: Any, kind: str) -> Any:
-    check_known(data, kind)
-    return _READER._ApiClient__deserialize(data, kind)
-
-
-def written(model: Any) -> Any:
-    return json.loads(json.dumps(_READER.sanitize_for_serialization(model)))
 
 
 class _Server(ThreadingHTTPServer):
@@ -170,23 +118,7 @@ class KfpServer:
         run.run_details = models.V2beta1RunDetails(task_details=details)
 
 
-def step(name: str, state: str, start: str = "", end: str = "", error: str = "", executor: str = "") -> list[dict]:
-    """The tasks that Kubeflow lists of one step: its driver, itself, and its executor."""
-    times = {key: value for key, value in (("start_time", start), ("end_time", end)) if value}
-    itself = {
-        "task_id": f"{name}-id",
-        "display_name": name,
-        "state": state,
-        "child_tasks": [{"pod_name": f"{name}-pod"}],
-    }
-    inner = {"task_id": f"{name}-pod", "display_name": "executor", "state": executor or state}
-    if error:
-        inner["error"] = {"code": 13, "message": error}
-    driver = {"task_id": f"{name}-driver-id", "display_name": f"{name}-driver", "state": "SUCCEEDED"}
-    return [driver | times, itself | times, inner | times]
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(LoginPages):
     protocol_version = "HTTP/1.1"
     api: KfpServer
 
@@ -249,77 +181,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    # Who asks
-
-    @property
-    def user(self) -> str | None:
-        scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
-        if scheme == "Bearer" and token in self.api.tokens:
-            return self.api.tokens[token]
-        cookies = dict(
-            part.strip().split("=", 1) for part in (self.headers.get("Cookie") or "").split(";") if "=" in part
-        )
-        return self.api.sessions.get(cookies.get("oauth2_proxy_kubeflow", ""))
-
-    def _gate(self, path: str) -> Any:
-        """What stands before the API: the login page, or nothing."""
-        if self.api.login and path.startswith(("/dex/", "/oauth2/")):
-            return self._dex(path)
-        if not (self.api.users or self.api.login) or self.user:
-            return None
-        if not self.api.login or self.headers.get("Authorization"):
-            raise Refusal(401, "Request header error: there is no user identity header.", 16)
-        if self.api.login == "sign-in":
-            self._send(403, "<html><form action='/oauth2/start'>Sign in</form></html>")
-            return True
-        begin = "/oauth2/start?rd=/" if self.api.login == "proxy" else "/dex/auth?client_id=kubeflow&state=abc"
-        return self._go(begin)
-
-    def _go(self, where: str, cookie: str = "") -> bool:
-        self._send(303, "", {"Location": where} | ({"Set-Cookie": cookie} if cookie else {}))
-        return True
-
-    def _dex(self, path: str) -> Any:
-        if path == "/oauth2/start":
-            return self._go(
-                "/dex/auth?client_id=kubeflow&state=abc", "_oauth2_proxy_csrf=secret-csrf; Path=/; HttpOnly"
-            )
-        if path == "/dex/auth":
-            self._send(200, "<html><a href='/dex/auth/local'>Log in with Email</a></html>")
-            return True
-        if path == "/dex/auth/local":
-            return self._go("/dex/auth/local/login?back=&state=xyz")
-        if path == "/dex/auth/local/login" and self.command == "GET":
-            self._send(
-                200, '<html><form method="post" action="/dex/auth/local/login?back=&amp;state=xyz"></form></html>'
-            )
-            return True
-        if path == "/dex/auth/local/login":
-            return self._sent_form()
-        if path == "/dex/approval":
-            if self.command == "GET":
-                self._send(200, "<html><form method='post'>Grant access</form></html>")
-                return True
-            assert parse_qs(self.body.decode()) == {"req": ["r1"], "approval": ["approve"]}
-            return self._let_in(self.query["hmac"])
-        if path == "/oauth2/callback":
-            session = f"session-{uuid.uuid4().hex}"
-            self.api.sessions[session] = self.query["code"]
-            return self._go("/", f"oauth2_proxy_kubeflow={session}; Path=/; HttpOnly")
-        raise Refusal(404, "no such page")
-
-    def _sent_form(self) -> bool:
-        assert self.query["state"] == "xyz"
-        form = {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
-        if self.api.passwords.get(form["login"]) != form["password"]:
-            self._send(200, "<html>Invalid Email Address and password. <form></form></html>")
-            return True
-        if self.api.approval:
-            return self._go(f"/dex/approval?req=r1&hmac={quote(form['login'])}")
-        return self._let_in(form["login"])
-
-    def _let_in(self, user: str) -> bool:
-        return self._go(f"/oauth2/callback?code={quote(user)}&state=abc")
+    # The API
 
     def _allow(self, namespace: str | None) -> None:
         if not self.api.users:
@@ -329,8 +191,6 @@ class Handler(BaseHTTPRequestHandler):
         if namespace not in self.api.users[self.user or ""]:
             told = f"User '{self.user}' is not authorized with reason: (request: namespace {namespace})"
             raise Refusal(403, f"PermissionDenied: {told}", 7)
-
-    # The API
 
     def _route(self, path: str) -> Any:
         if path == "/":

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from kfp_server import API, Fault, step
+from kfp_server import API
+from wire import Fault, step
 
 from pipelines.runs_display import duration
 

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kfp_server import API, Fault
+from kfp_server import API
+from wire import Fault
 
 ROOT = Path(__file__).parents[2]
 TOKEN, PASSWORD = "eyJhbGciOi.tok3n-of-ana", "p@ss w0rd&x=1"
