@@ -9,9 +9,9 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock requirements-cuda.lock pyproject.toml infra/setup.sh
+$(READY): requirements.lock requirements-dev.lock requirements-cuda.lock pyproject.toml infra/setup.sh infra/install.sh
 	@PYTHON=$(PYTHON) infra/setup.sh
 	@touch $@
 
@@ -27,13 +27,18 @@ test: $(READY) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: integration
-integration: $(READY) ## Run the long tests, and those against real servers (.ci/servers.sh installs them on Debian)
+integration: $(READY) ## Run the long tests, those against real servers, and those of the image (.ci/servers.sh, .ci/engine.sh)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m integration $(ARGS)
+
+.PHONY: image
+image: $(READY) ## Build the container image and list what is in it (ARGS="--target gpu" and more)
+	@infra/image.sh $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style and likely mistakes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint infra/Dockerfile
 
 .PHONY: format
 format: $(READY) ## Put the code into its format
@@ -47,6 +52,14 @@ types: $(READY) ## Check the types
 .PHONY: compile
 compile: $(READY) ## Compile the pipelines for Kubeflow
 	@$(BIN)/fusion compile
+
+.PHONY: validate-infra
+validate-infra: $(READY) ## Build the cluster's manifests and check them (.ci/tools.sh installs kubectl and promtool)
+	@$(BIN)/python infra/kubernetes/validate.py
+
+.PHONY: audit
+audit: $(READY) ## Look the locked packages up among the known vulnerabilities
+	@$(BIN)/python infra/audit.py
 
 .PHONY: ui
 ui: $(READY) ## Open the MLflow page on the local store

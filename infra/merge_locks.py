@@ -1,6 +1,6 @@
-"""Merge a lock resolved for the CPU build of torch and one for its CUDA build; see infra/lock.sh.
+"""Merge a lock resolved for the CPU build of torch and one for its CUDA build, and part them by use; see infra/lock.sh.
 
-python infra/merge_locks.py cpu.lock cuda.lock
+python infra/merge_locks.py cpu.lock cuda.lock runtime.lock     (the last has no development group, and no hashes)
 """
 
 import re
@@ -16,15 +16,19 @@ def entries(lock: Path) -> dict[str, str]:
     return {match["name"]: match[0] for match in _ENTRY.finditer(lock.read_text())}
 
 
-def main(cpu_lock: Path, cuda_lock: Path) -> None:
-    """Write both locks of the project into the current folder."""
-    cpu, cuda = entries(cpu_lock), entries(cuda_lock)
+def main(cpu_lock: Path, cuda_lock: Path, runtime_lock: Path) -> None:
+    """Write the three locks of the project into the current folder."""
+    cpu, cuda, runtime = entries(cpu_lock), entries(cuda_lock), entries(runtime_lock)
     cpu_hashes = re.findall(r"--hash=\S+", cpu["torch"])
     common = cpu | {"torch": " \\\n    ".join([cuda["torch"], *cpu_hashes])}
-    extra = [entry for name, entry in cuda.items() if name not in cpu]
-    Path("requirements.lock").write_text(_HEADER + "\n".join(common.values()) + "\n")
-    Path("requirements-cuda.lock").write_text(_HEADER + "\n".join(extra) + "\n")
+    parts = {
+        "requirements.lock": {name: common[name] for name in runtime},
+        "requirements-dev.lock": {name: entry for name, entry in common.items() if name not in runtime},
+        "requirements-cuda.lock": {name: entry for name, entry in cuda.items() if name not in cpu},
+    }
+    for name, part in parts.items():
+        Path(name).write_text(_HEADER + "\n".join(part.values()) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

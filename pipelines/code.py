@@ -22,11 +22,21 @@ def code_version(*files: Path) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this code runs from, with "-dirty" if it has changes; "unknown" elsewhere."""
+    """The commit of the checkout this code runs from, with "-dirty" if it has changes; "unknown" elsewhere.
+
+    The container image has no checkout; its build writes the commit into a file.
+    """
     if not (_ROOT / ".git").exists():
-        return "unknown"
+        return _built_from()
     try:
         command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _built_from() -> str:
+    try:
+        return (_ROOT / "REVISION").read_text().strip() or "unknown"
+    except OSError:
         return "unknown"

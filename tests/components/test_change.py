@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.ingest import publish
 from components.change.decision import CHECKED, Source, decide, last_look
 from components.ingest.phantom import PhantomConfig, write_phantom
-from components.ingest.version import folder_version
+from components.ingest.version import data_files, folder_version
 from components.register import registry
 from components.register.catalogue import aliases, models, versions
 from components.register.recipe import recipe_tag, values
@@ -155,6 +156,30 @@ def test_new_data_is_measured_for_drift_from_the_champions(made, data, tmp_path,
     assert made(other).reason.endswith("no drift in its statistics")
     champion_learned(150.0)
     assert made(other).reason.endswith("drift in mean of CT, mean of MRI")
+
+
+def test_the_latest_version_on_s3_is_followed(made, data, client, remote, tmp_path):
+    def push(folder: Path) -> str:
+        version = publish(client, remote, [(path.relative_to(folder).as_posix(), path) for path in data_files(folder)])
+        pin = f"outs:\n- md5: {version}\n  size: 1\n  nfiles: 1\n  hash: md5\n  path: data\n"
+        client.put_object(Bucket=remote.bucket, Key=f"{remote.prefix}/data.dvc", Body=pin.encode())
+        return version
+
+    def ask():
+        return decide(Source(str(remote), "latest", "CT-MRI", PHANTOM), made.name, SETTINGS, "a")
+
+    assert push(data) == folder_version(data)
+    made.register(1)
+    same = ask()
+    assert not same.train and same.data_version == folder_version(data)
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    for modality in ("CT", "MRI"):
+        sorted((other / "CT-MRI" / modality).iterdir())[0].unlink()
+    new = push(other)
+    changed = ask()
+    assert changed.train and changed.data_version == new
+    assert f"the data changed from {folder_version(data)} to {new}" in changed.reason
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 moto does not, and MLflow on PostgreSQL with its files there.
 """
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from mlflow_server import ADMINISTRATOR, PASSWORD, Database, Server, postgresql
 
 PYTHON = "/usr/bin/python3"  # Debian's, which sees Debian's packages
-SERVER = Path(__file__).with_name("swift_server.py")
+SERVER = Path(__file__).resolve().parents[2] / "infra" / "compose" / "swift_server.py"
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,14 @@ def swift(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swift")
     with (folder / "server.log").open("w") as log:
         command = [PYTHON, str(SERVER), str(folder)]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"SWIFT_ACCESS_KEY": "atlas:reader", "SWIFT_SECRET_KEY": "swordfish"},
+        )
     address = server.stdout.readline().strip()
     assert address, (folder / "server.log").read_text()
     yield address

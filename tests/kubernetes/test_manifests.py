@@ -13,12 +13,14 @@ from components.train.trainjob import JobSpec, manifest
 from model.errors import InputError
 
 HERE = Path(__file__).parent
-TRAINING = HERE.parent.parent / "infra" / "training"
+INFRA = HERE.parent.parent / "infra"
+TRAINING = INFRA / "training"
 VERSION = "0" * 32 + ".dir"
 
 
 def schema(kind: str) -> dict:
-    return json.loads((HERE / f"{kind}.schema.json").read_text())
+    place = HERE if kind == "trainjob" else INFRA / "kubernetes" / "schemas"
+    return json.loads((place / f"{kind}.schema.json").read_text())
 
 
 def in_infra(name: str) -> list[dict]:

@@ -16,7 +16,8 @@ from pipelines.cli import app
 from pipelines.serve import GRACE
 
 HERE = Path(__file__).parent
-SERVING = HERE.parent.parent / "infra" / "serving"
+INFRA = HERE.parent.parent / "infra"
+SERVING = INFRA / "serving"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def container(service):
 
 @pytest.fixture
 def schema():
-    return json.loads((HERE / "inferenceservice.schema.json").read_text())
+    return json.loads((INFRA / "kubernetes" / "schemas" / "inferenceservice.schema.json").read_text())
 
 
 def test_the_service_is_what_kserve_accepts(service, schema):
@@ -75,7 +76,7 @@ def test_credentials_are_there_by_reference_only(container):
     assert references["MLFLOW_TRACKING_URI"] == {
         "configMapKeyRef": {"name": "atlas-fusion", "key": "MLFLOW_TRACKING_URI"}
     }
-    assert references["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "atlas-fusion"
+    assert references["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "mlflow-reader"
 
 
 def test_the_command_is_one_that_fusion_takes(container):

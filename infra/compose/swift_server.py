@@ -1,12 +1,18 @@
 """Run OpenStack Swift with its S3 API on this machine's loopback, from a folder of its own, until told to end.
 
-/usr/bin/python3 swift_server.py FOLDER     (needs Debian's python3-swift; everything it writes lies in FOLDER)
+/usr/bin/python3 swift_server.py FOLDER [PORT]     (needs Debian's python3-swift; everything it writes lies in FOLDER)
 
-Prints the address once every server answers, and ends when its standard input does.
+Prints the address once every server answers. Without a port it takes a free one, and ends when its standard input does;
+with one it ends on SIGTERM, and what lies in FOLDER from an earlier time is there again. SWIFT_ACCESS_KEY names the one
+user, such as atlas:reader, and SWIFT_SECRET_KEY the secret.
 """
 
-import getpass
+import logging
 import multiprocessing
+import multiprocessing.connection
+import os
+import pwd
+import signal
 import socket
 import sys
 import time
@@ -31,7 +37,8 @@ user = {user}
 swift_dir = {folder}
 devices = {folder}/devices
 mount_check = false
-log_address = {folder}/no-syslog
+log_level = WARNING
+log_custom_handlers = swift_server.log_to_console
 """
 
 STORAGE = """
@@ -66,7 +73,7 @@ location = us-east-1
 use = egg:swift#slo
 [filter:tempauth]
 use = egg:swift#tempauth
-user_atlas_reader = swordfish .admin
+user_{user} = {secret} .admin
 """
 
 
@@ -87,13 +94,20 @@ def whole_heads(settings, **local):
     return wrap
 
 
+def log_to_console(settings, name, to_console, route, form, logger, adapter):
+    """Let a logger of Swift's write to standard error, not to a syslog that nobody runs."""
+    logger.handlers = [logging.StreamHandler()]
+
+
 def configure(folder, ports):
     """Write Swift's configuration and its rings, of one device and one replica."""
     (folder / "swift.conf").write_text(SWIFT)
-    (folder / "devices" / "disk").mkdir(parents=True)
+    (folder / "devices" / "disk").mkdir(parents=True, exist_ok=True)
+    user = os.environ["SWIFT_ACCESS_KEY"].replace(":", "_")
     for kind in (*KINDS, "proxy"):
-        text = DEFAULTS.format(port=ports[kind], user=getpass.getuser(), folder=folder)
-        text += PROXY if kind == "proxy" else STORAGE.format(kind=kind)
+        text = DEFAULTS.format(port=ports[kind], user=pwd.getpwuid(os.getuid()).pw_name, folder=folder)
+        secret = os.environ["SWIFT_SECRET_KEY"]
+        text += PROXY.format(user=user, secret=secret) if kind == "proxy" else STORAGE.format(kind=kind)
         (folder / f"{kind}.conf").write_text(text)
     from swift.common.ring import RingBuilder
 
@@ -131,12 +145,24 @@ def wait_for(port, process):
     sys.exit(f"the {process.name} server of Swift does not answer on port {port}")
 
 
-def main(folder):
-    """Start the four servers, print the address, wait for the end of standard input, end them."""
+def free_ports():
+    """A free port for each server."""
     sockets = {kind: socket.create_server(("127.0.0.1", 0)) for kind in (*KINDS, "proxy")}
     ports = {kind: held.getsockname()[1] for kind, held in sockets.items()}
     for held in sockets.values():
         held.close()
+    return ports
+
+
+def end(number, frame):
+    """Leave the wait by way of what ends the servers."""
+    sys.exit(0)
+
+
+def main(folder, port=None):
+    """Start the four servers, print the address, wait to be told to end, end them."""
+    os.umask(0o077)
+    ports = {kind: port + step for step, kind in enumerate(("proxy", *KINDS))} if port else free_ports()
     settle_in(folder)
     configure(folder, ports)
     servers = [multiprocessing.Process(target=serve, args=(kind, folder), name=kind, daemon=True) for kind in ports]
@@ -146,7 +172,11 @@ def main(folder):
         for server in servers:
             wait_for(ports[server.name], server)
         print(f"http://127.0.0.1:{ports['proxy']}", flush=True)
-        sys.stdin.read()
+        if port:
+            signal.signal(signal.SIGTERM, end)
+            multiprocessing.connection.wait([server.sentinel for server in servers])
+        else:
+            sys.stdin.read()
     finally:
         for server in servers:
             server.terminate()
@@ -156,4 +186,4 @@ def main(folder):
 
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:]))
