@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from kfp_server import KfpServer
+from wire import COMMIT
 
 from pipelines import kubeflow, packages, schedules
 from pipelines.cli import main
 from pipelines.compile import compile_pipeline
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import kfp_server_api as kfp
 import pytest
-from conftest import COMMIT
 from kfp_server import API
-from wire import Fault
+from wire import COMMIT, Fault
 
 from pipelines import packages, schedules
 from pipelines.code import code_version

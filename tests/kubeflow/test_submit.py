@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import COMMIT
 from kfp_server import API
-from wire import Fault, step
+from wire import COMMIT, Fault, step
 
 from pipelines import packages
 from pipelines.code import code_version

@@ -8,6 +8,8 @@ from typing import Any
 import kfp_server_api as kfp
 from kfp_server_api import models
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""The commit of the checkout, as the tests have it."""
 _READER = kfp.ApiClient()
 
 
