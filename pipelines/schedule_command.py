@@ -56,7 +56,7 @@ def create(
         bool, typer.Option("--follow-latest", help="Run the version that is the latest then; default: this one.")
     ] = False,
     disabled: Annotated[bool, typer.Option("--disabled", help="Start no runs until `fusion schedule resume`.")] = False,
-    pipeline: Pipeline = "training",
+    pipeline: Pipeline = "retraining",
     profile: Profile = "quick",
     image: Image = "",
     kfp_experiment: KfpExperiment = "atlas-fusion",

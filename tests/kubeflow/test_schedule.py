@@ -71,7 +71,7 @@ def test_following_the_latest_leaves_version_and_code_to_it(fusion, server, monk
     # These would keep the cache of the version that was the latest when the schedule was made.
     assert only(server.schedules).runtime_config.parameters == {"epochs": 3}
     monkeypatch.setattr(packages, "git_commit", lambda: "f" * 40)
-    assert fusion("submit", "--upload-only").returncode == 0
+    assert fusion("submit", "--pipeline", "retraining", "--upload-only").returncode == 0
     monkeypatch.setattr(packages, "git_commit", lambda: "e" * 40)
     done = create(fusion, "latest", *WEEKLY, "--follow-latest", "--epochs", "3")
     assert "the latest version, now ffffffffffff" in done.stdout, "an older checkout does not become the latest"
@@ -232,7 +232,7 @@ def test_a_schedule_that_somebody_else_made_is_listed_too(fusion, server):
 
 def test_a_dry_run_says_when_and_asks_nobody(run_command):
     done = run_command("schedule", "create", "weekly", *WEEKLY, "--dry-run")
-    assert "weekly would run atlas-fusion-training at 02:30 on every Monday" in done.stdout
+    assert "weekly would run atlas-fusion-retraining at 02:30 on every Monday" in done.stdout
     assert done.stdout.count("next ") == 3
 
 
