@@ -14,10 +14,14 @@ from model.errors import InputError, Stopped, one_line
 from pipelines.batch_command import batch
 from pipelines.data import app as data
 from pipelines.ending import call
+from pipelines.kubeflow_options import PASSES_ON
 from pipelines.models import app as models
 from pipelines.options import Runs, source_path, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.runs_command import app as runs_at_kubeflow
+from pipelines.schedule_command import app as schedule
 from pipelines.serve_command import serve
+from pipelines.submit_command import submit
 from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
@@ -31,6 +35,8 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
+app.add_typer(schedule, name="schedule")
+app.add_typer(runs_at_kubeflow, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
@@ -287,6 +293,7 @@ def fuse(
 
 
 app.command()(batch)
+app.command(context_settings=PASSES_ON)(submit)
 app.command()(serve)
 app.command()(view)
 

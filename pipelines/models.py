@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model.errors import InputError, one_line
+from pipelines.asking import ask
 from pipelines.options import Runs
 from pipelines.parameters import Parameters
 
@@ -195,7 +196,7 @@ def promote(version: Chosen, reason: Reason, yes: Yes = False, model_name: Model
         operations.check_promotable(chosen)
         gate = chosen.tags.get("gate", "not judged")
         place = f"in place of version {over}" if over else "which has none"
-        _ask(f"make version {chosen.number} (gate: {gate}) the champion of {chosen.model}, {place}?", yes)
+        ask(f"make version {chosen.number} (gate: {gate}) the champion of {chosen.model}, {place}?", yes)
         operations.promote(client, chosen, over=over, reason=reason, by=operations.user())
     before = f"; before it version {over} was" if over else ""
     typer.echo(f"{chosen.model} version {chosen.number} is the champion{before}")
@@ -234,7 +235,7 @@ def rollback(
             which = f"came before version {over}" if over else "is there to go back to"
             raise InputError(f"no champion of {model_name} {which}; make a version one by `fusion models promote`")
         place = f"in place of version {over}" if over else "which has none"
-        _ask(f"make version {earlier[-1]} the champion of {model_name} again, {place}?", yes)
+        ask(f"make version {earlier[-1]} the champion of {model_name} again, {place}?", yes)
         by = operations.user()
         operations.rollback(client, model_name, over=over, to=earlier[-1], reason=reason, by=by)
     left = f"; one more rollback goes to version {earlier[-2]}" if len(earlier) > 1 else "; it is the first one"
@@ -267,12 +268,12 @@ def retire(
         label = f"{chosen.model} version {chosen.number}"
         if undo:
             operations.check_restorable(client, chosen)
-            _ask(f"bring {label} back?", yes)
+            ask(f"bring {label} back?", yes)
             operations.restore(client, chosen, reason=reason, by=operations.user())
             typer.echo(f"{label} is no longer retired")
             return
         operations.check_retirable(client, chosen, no_champion)
-        _ask(f"retire {label}{f' ({chosen.standing})' if chosen.standing else ''}?", yes)
+        ask(f"retire {label}{f' ({chosen.standing})' if chosen.standing else ''}?", yes)
         operations.retire(client, chosen, without_champion=no_champion, reason=reason, by=operations.user())
     gone = f", no longer {' and '.join(chosen.aliases)}" if chosen.aliases else ""
     typer.echo(f"{label} is retired{gone}; its lineage stays")
@@ -286,17 +287,6 @@ def _registry(runs: Path) -> "Iterator[MlflowClient]":
 
     with connected(registry_uri(runs)) as client:
         yield client
-
-
-def _ask(question: str, yes: bool) -> None:
-    """Return if the user agrees; InputError where nobody can be asked."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InputError(f"{question} Nobody is there to be asked; say so with --yes")
-    if not typer.confirm(one_line(question)):
-        typer.echo("nothing changed")
-        sys.exit(1)
 
 
 def _given(reason: str) -> str:

@@ -30,7 +30,8 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
     parameters = with_profile(profile, given)
     if parameters.data.startswith(SCHEME) and parameters.data_version == LATEST:
         parameters = replace(parameters, data_version=latest_version(parse_remote(parameters.data)))
-    _check(parameters)
+    check_values(parameters)
+    _check_machine(parameters)
     changes: dict[str, Any] = {"git_commit": git_commit()}
     if parameters.data != PHANTOM and not parameters.data.startswith(SCHEME):
         folder = check_folder(Path(parameters.data), parameters.collection).resolve()
@@ -44,7 +45,8 @@ def prepare(profile: str, given: dict[str, Any]) -> Parameters:
     return replace(parameters, **changes)
 
 
-def _check(p: Parameters) -> None:
+def check_values(p: Parameters) -> None:
+    """Raise InputError for a value that no run could take, wherever it runs."""
     parse_strategies(p.strategies)
     Rules.parse(p.gate_measures, p.gate_margin, p.gate_lesions, p.gate_seconds)
     check_names(p.model_name, p.experiment)
@@ -66,6 +68,10 @@ def _check(p: Parameters) -> None:
     ):
         if value < least:
             raise InputError(f"{name} is {value}; give at least {least}")
+
+
+def _check_machine(p: Parameters) -> None:
+    """Raise InputError for what this machine has not."""
     if p.perceptual not in STACKS and not Path(p.perceptual).is_file():
         raise InputError(f"no feature stack {p.perceptual!r}: give {', '.join(STACKS)}, or a VGG safetensors file")
     if server := os.environ.get("MLFLOW_TRACKING_URI"):

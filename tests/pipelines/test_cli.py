@@ -22,7 +22,7 @@ def test_every_pipeline_parameter_is_an_option_of_run(fusion, monkeypatch):
             assert f"--{name.replace('_', '-')} " in said, name
 
 
-@pytest.mark.parametrize("group", [(), ("data",), ("models",), ("weights",)])
+@pytest.mark.parametrize("group", [(), ("data",), ("models",), ("weights",), ("schedule",), ("runs",)])
 def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatch, group):
     monkeypatch.setenv("COLUMNS", "80")
     commands = fusion(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()

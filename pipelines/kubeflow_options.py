@@ -1,0 +1,64 @@
+"""The options of every command that talks to Kubeflow."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow import Kubeflow
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FUSION_KFP_HOST",
+        show_default=False,
+        help="Address of Kubeflow Pipelines, such as http://localhost:8080.",
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(envvar="FUSION_KFP_NAMESPACE", show_default=False, help="Your namespace, where there are users."),
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FUSION_KFP_CA",
+        show_default=False,
+        readable=False,
+        help="PEM file of the CA that its certificate is from.",
+    ),
+]
+Timeout = Annotated[float, typer.Option(envvar="FUSION_KFP_TIMEOUT", help="Seconds to wait for each answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+KfpExperiment = Annotated[
+    str,
+    typer.Option(
+        "--kfp-experiment", envvar="FUSION_KFP_EXPERIMENT", help="Kubeflow's experiment; made if it is not there."
+    ),
+]
+Pipeline = Annotated[str, typer.Option(help="Which pipeline; `fusion compile` lists them.")]
+Profile = Annotated[str, typer.Option(help="Set of defaults to start from: quick or atlas.")]
+Image = Annotated[
+    str, typer.Option(envvar="FUSION_IMAGE", show_default=False, help="Image of the steps, as your cluster pulls it.")
+]
+VersionName = Annotated[str, typer.Option(show_default=False, help="Name of the version; default: the git commit.")]
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Take a checkout with changes; its version is named COMMIT-dirty-HASH.")
+]
+PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""The settings of a command that takes the pipeline's parameters as options, whatever they are called."""
+
+
+def own_options(context: typer.Context) -> list[str]:
+    """The names of the options that the command itself has."""
+    return [parameter.name for parameter in context.command.params if parameter.name]
+
+
+def connect(host: str | None, namespace: str | None, ca: Path | None, timeout: float) -> "Kubeflow":
+    """The cluster that the options and the environment describe; raises InputError where none answers."""
+    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow_access import Access
+
+    return Kubeflow(Access.find(host, namespace, ca, timeout))
