@@ -54,7 +54,21 @@ def test_a_run_that_found_nothing_new_says_why(hook, store):
     told, other = hook.posts
     assert told["event"] == "nothing_new"
     assert told["text"] == "ct-mri, run run-3: nothing new, no training: version 1 is of this data"
-    assert other["event"] == "run_succeeded" and "registered before" in other["text"]
+    assert other["event"] == "run_succeeded" and "registered no new version" in other["text"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "CACHED", "RUNNING"])
+def test_kubeflows_own_words_for_success_are_no_failure(hook, store, state: str):
+    store.client.set_model_version_tag("ct-mri", "1", "pipeline_run", f"run-{state}")
+    tell(state, "", "ct-mri", f"run-{state}", store.uri)
+    assert hook.posts[0]["text"].startswith(f"ct-mri, run run-{state}: version 1 promoted")
+
+
+def test_an_end_that_kubeflow_did_not_note_and_that_left_nothing_is_rather_told_as_failed(hook, store):
+    for state, event in (("RUNNING", "run_failed"), ("COMPLETE", "run_succeeded"), ("CANCELED", "run_failed")):
+        tell(state, "", "ct-mri", "run-9", store.uri)
+        assert hook.posts[-1]["event"] == event
+    assert "Kubeflow did not note its end (running), and registered no new version" in hook.posts[0]["text"]
 
 
 def test_a_registry_that_is_away_keeps_nobody_from_hearing(hook, capsys):
