@@ -101,6 +101,17 @@ def test_numbers_are_told_apart_by_value_since_runners_write_them_differently(ma
     assert not made(settings="network=dilran clip=0 epochs=12.0").train
 
 
+def test_a_value_may_hold_spaces_and_false_is_false_in_every_runner():
+    told = values("perceptual=/my stacks/x=1.safetensors register_pairs=false epochs=12")
+    assert told == {"perceptual": "/my stacks/x=1.safetensors", "register_pairs": "False", "epochs": 12}
+
+
+@pytest.mark.parametrize("arrived", ["16", "", "min_pairs=16 split={{$.inputs.parameters['pipelinechannel--split']}}"])
+def test_settings_that_the_runner_did_not_fill_in_are_refused_since_all_would_look_the_same(made, arrived: str):
+    with pytest.raises(InputError, match="not as NAME=VALUE"):
+        made(settings=arrived)
+
+
 def test_a_refused_version_is_not_made_over_and_over(made, data, tmp_path):
     made.register(1, value=0.5)
     other = tmp_path / "data"
