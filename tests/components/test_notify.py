@@ -1,6 +1,7 @@
 """What is told of a run that ended: to a real HTTP server, in words and in fields, and never a secret."""
 
 import json
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -82,6 +83,26 @@ def test_a_webhook_that_fails_is_told_and_ends_nothing(hook, capsys):
     tell("FAILED", "", "m", "run-6", "")
     said = capsys.readouterr()
     assert "webhook not told (HTTP 404)" in said.err and "s3cret" not in said.err
+
+
+def test_an_answer_whose_body_never_ends_has_the_message_sent_once(monkeypatch, capsys):
+    posts, done = [], Event()
+
+    class Endless(Quiet):
+        def do_POST(self):  # noqa: N802
+            posts.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "9")
+            self.end_headers()
+            done.wait(10)
+
+    monkeypatch.setattr(webhook, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(webhook, "SECONDS_TO_ANSWER", (5.0, 0.5))
+    with serving(Endless) as address:
+        monkeypatch.setenv("ATLAS_FUSION_WEBHOOK", f"HTTP://{address}/hook")
+        tell("FAILED", "", "m", "run-8", "")
+        done.set()
+    assert len(posts) == 1 and "not told" not in capsys.readouterr().err
 
 
 def test_without_a_webhook_the_log_says_that_nobody_was_told(monkeypatch, capsys):
