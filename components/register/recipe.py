@@ -33,8 +33,8 @@ def check_filled_in(settings: str) -> None:
     """Raise InputError for settings that a runner did not fill in as a whole, all of which would look the same."""
     if "{{" in settings or not re.match(r"\w+=", settings):
         raise InputError(
-            f"the settings arrived as {settings[:60]!r}, not as NAME=VALUE ...; this release of Kubeflow does not fill in "
-            "a text of several parameters, so schedule the pipeline training instead"
+            f"the settings arrived as {settings[:60]!r}, not as NAME=VALUE ...; this release of Kubeflow does not fill "
+            "in a text of several parameters, so schedule the pipeline training instead"
         )
 
 
