@@ -146,6 +146,8 @@ def _made_before(version: Version) -> str:
     of_this = f"version {version.number} was made of this data, code and settings"
     if CHAMPION in version.aliases:
         return f"{of_this} and is the champion"
+    if version.tags.get("gate") == "promoted":
+        return f"{of_this} already; it was promoted, and is the champion no more"
     why = version.tags.get("gate_reason", "")
     return f"{of_this} already" + (f", and the gate refused it: {why}" if why else "")
 

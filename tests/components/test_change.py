@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.ingest import publish
 from components.change.decision import CHECKED, Source, decide, last_look
+from components.ingest import version as versioning
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.version import data_files, folder_version
 from components.register import registry
@@ -125,6 +126,28 @@ def test_a_refused_version_is_not_made_over_and_over(made, data, tmp_path):
         "version 2 was made of this data, code and settings already, and the gate refused"
     )
     assert "vif 0.3000 is not above" in decision.reason
+
+
+def test_a_champion_of_earlier_was_not_refused_by_the_gate(made):
+    from components.register.operations import promote
+
+    made.register(1)
+    made.register(2, value=0.3, code="b")
+    with connected("") as client:
+        (model,) = models(client, made.name)
+        promote(client, versions(client, model)[1], over="1", reason="sharper", by="test")
+    decision = made(code="a")
+    assert not decision.train
+    assert decision.reason.endswith("settings already; it was promoted, and is the champion no more")
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_named(made, data, tmp_path, monkeypatch):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    gone = data_files(other)[1]
+    monkeypatch.setattr(versioning, "data_files", lambda folder: [*data_files(folder), gone.with_suffix(".gone")])
+    with pytest.raises(InputError, match=r"cannot read .*\.gone: .*nothing is changing the folder"):
+        made(other)
 
 
 def test_the_same_weights_from_newer_code_count_as_made_by_it(made):
