@@ -51,6 +51,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    named = os.environ.get("MLFLOW_TRACKING_URI")
     previous = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
@@ -66,7 +67,10 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
             raise
         raise InputError(f"{error}; mend it in the environment") from None
     finally:
-        mlflow.set_tracking_uri(previous)  # None unsets it
+        # What the environment names must end with the environment: MLflow would remember it, and None unsets both.
+        mlflow.set_tracking_uri(None if previous == named else previous)
+        if named is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = named
 
 
 def sqlite_path(uri: str) -> Path | None:
