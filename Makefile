@@ -38,7 +38,7 @@ image: $(READY) ## Build the container image and list what is in it (ARGS="--tar
 lint: $(READY) ## Check style and likely mistakes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/hadolint infra/Dockerfile
+	@$(BIN)/hadolint infra/Dockerfile infra/compose/Dockerfile
 
 .PHONY: format
 format: $(READY) ## Put the code into its format

@@ -117,7 +117,8 @@ class Cron:
         either = not any(part[0] in "*?" for text in (fields[3], fields[5]) for part in text.split(","))
         seconds, minutes, hours, days, months, weekdays = values
         cron = cls(" ".join(written), seconds, minutes, hours, days, months, weekdays, either)
-        if next(cron.times(datetime(2024, 1, 1, tzinfo=UTC)), None) is None:
+        first = datetime(2024, 1, 1)
+        if not any(cron.on(first + timedelta(days=number)) for number in range(_HORIZON)):
             raise InputError(f"cron {expression!r} never comes true; check its day and month")
         return cron
 

@@ -38,8 +38,7 @@ components.image.IMAGE = sys.argv[1]
 from kfp import local
 from pipelines.training import training_pipeline
 local.init(local.DockerRunner(**json.loads(sys.argv[3])), pipeline_root=sys.argv[2])
-outputs = training_pipeline(**json.loads(sys.argv[4])).outputs
-print("outputs " + json.dumps({name: artifact.path for name, artifact in outputs.items()}))
+training_pipeline(**json.loads(sys.argv[4]))
 """
 
 
@@ -97,11 +96,15 @@ def unlocked(folder: Path) -> Path:
 class Ended:
     """A run of the pipeline in containers: everything it printed and left, and the exit code of every container."""
 
-    folder: Path
+    store: Path
     log: str
-    outputs: dict[str, Path]
     exit_codes: list[str]
     tracking_uri: str
+
+    def output(self, step: str, name: str) -> Path:
+        """What a step left under that name."""
+        (found,) = self.store.glob(f"atlas-fusion-training-*/{step}/{name}")
+        return found
 
 
 def run_pipeline(folder: Path, parameters: dict[str, Any]) -> Ended:
@@ -139,9 +142,7 @@ def run_pipeline(folder: Path, parameters: dict[str, Any]) -> Ended:
     )
     (folder / "run.log").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]
-    told = next(line for line in done.stdout.splitlines() if line.startswith("outputs "))
-    outputs = {name: Path(path) for name, path in json.loads(told.removeprefix("outputs ")).items()}
-    return Ended(folder, _COLOUR.sub("", done.stdout), outputs, _exit_codes(begun), tracking_uri)
+    return Ended(store, _COLOUR.sub("", done.stdout), _exit_codes(begun), tracking_uri)
 
 
 def _exit_codes(since: float) -> list[str]:

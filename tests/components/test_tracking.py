@@ -9,9 +9,10 @@ from components.tracking import connected
 
 
 @pytest.fixture
-def unset():
+def unset(monkeypatch):
     """MLflow without an address, before and after."""
     mlflow.set_tracking_uri(None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(None)
 

@@ -25,7 +25,7 @@ ASK = """
 import boto3, json, mlflow
 version = mlflow.MlflowClient().get_model_version("ct-mri-fusion-quick", "1")
 kept = [entry["Key"].rpartition("/")[2] for entry in boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]]
-print(json.dumps({"aliases": version.aliases, "image": version.tags["image"], "kept": kept}))
+print(json.dumps({"aliases": list(version.aliases), "image": version.tags["image"], "kept": kept}))
 """
 ATTACHED = "label=com.docker.compose.project="
 

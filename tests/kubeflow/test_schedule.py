@@ -125,6 +125,7 @@ def test_a_replacement_that_ends_half_way_leaves_at_most_one_and_is_finished_by_
     assert all(sum(enabled for _, enabled in each) <= 1 for each in server.history)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", [":disable", ":enable"])
 def test_a_replacement_that_is_killed_leaves_at_most_one_and_is_finished_by_the_next(fusion, server, path: str):
     create(fusion, "weekly", *WEEKLY)

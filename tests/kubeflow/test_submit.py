@@ -269,6 +269,7 @@ def test_waiting_outlasts_a_port_forward_that_is_started_again(fusion, make_serv
     assert len(told) == 1 and "Connection refused" in told[0]
 
 
+@pytest.mark.integration
 def test_ctrl_c_ends_the_waiting_and_not_the_run(server, nowhere):
     looked = threading.Event()
     server.on_look = lambda run: looked.set()

@@ -60,6 +60,7 @@ def environment(store):
     return kept | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.integration
 def test_the_python_examples(store, desk, fused):
     quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
@@ -74,6 +75,7 @@ def test_the_python_examples(store, desk, fused):
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl on this machine")
+@pytest.mark.integration
 def test_the_curl_examples(store, desk, fused):
     server = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "serve", "models:/ct-mri-fusion@champion", "--port", "0"],

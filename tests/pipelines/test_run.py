@@ -117,6 +117,7 @@ def test_a_scheduled_run_trains_only_when_something_is_new_and_tells_of_its_end(
     assert fusion("run", "--force", cwd=folder).stderr.startswith("error: --force is for a run that thinks first")
 
 
+@pytest.mark.integration
 def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(ran):
     folder, _ = ran
     done = fusion("run", *SMALL, "--split-seed", "1", "--crop", "512", cwd=folder, MLFLOW_TRACKING_URI="")
@@ -159,6 +160,7 @@ def test_a_version_that_does_not_exist_is_told_with_those_that_do(ran, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_a_dataset_that_fails_validation_stops_the_run_and_keeps_its_data_docs(ran, tmp_path):
     folder, _ = ran
     (source,) = (folder / "runs" / "store").glob("*/ingest/dataset")
@@ -182,6 +184,7 @@ def test_a_dataset_that_fails_validation_stops_the_run_and_keeps_its_data_docs(r
     assert not (tmp_path / "runs" / "latest").exists()
 
 
+@pytest.mark.integration
 def test_ui_serves_the_local_store_until_it_is_interrupted(ran):
     folder, _ = ran
     with socket.socket() as probe:
