@@ -84,10 +84,11 @@ def place(task: dsl.PipelineTask, title: str, needs: Needs) -> dsl.PipelineTask:
     return task
 
 
-def with_gpus(task: dsl.PipelineTask, gpus: int) -> None:
+def with_gpus(task: dsl.PipelineTask, gpus: str) -> None:
     """Ask for GPUs, as many as the pipeline's parameter says (0 runs anywhere), and memory that processes share.
 
-    The parameter must be an input of the step too: the compiler hands nothing else on into an exit handler's group.
+    The parameter must be an input of the step too: the compiler hands nothing else on into an exit handler's group. It
+    must be text: of a number the back end's driver reads no count, and the step would get no GPU without a word.
     """
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)

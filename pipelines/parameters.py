@@ -60,8 +60,9 @@ class Parameters:
     patience: int = _parameter(0, "Epochs without a better validation loss that end the training; 0 trains to the end.")
     device: str = _parameter("auto", "What trains: cpu, cuda (a GPU a process), or auto, GPUs where there are any.")
     processes: int = _parameter(2, "How many training processes torchrun starts on each node.")
-    gpus: int = _parameter(
-        0, "GPUs that the train step asks for, one a process; 0 leaves device and processes to say what trains."
+    # Text, since Kubeflow's back end passes over a number where it fills in what a pod asks for.
+    gpus: str = _parameter(
+        "0", "GPUs that the train step asks for, one a process; 0 leaves device and processes to say what trains."
     )
     workspace: str = _parameter(
         "", "A lasting folder or s3://bucket/prefix for checkpoints; empty keeps them beside the model."

@@ -64,10 +64,11 @@ def check_values(p: Parameters) -> None:
         ("processes", p.processes, 1),
         ("min_pairs", p.min_pairs, 1),
         ("checkpoint_every", p.checkpoint_every, 0),
-        ("gpus", p.gpus, 0),
     ):
         if value < least:
             raise InputError(f"{name} is {value}; give at least {least}")
+    if not (p.gpus.isascii() and p.gpus.isdecimal()):
+        raise InputError(f"gpus is {p.gpus!r}; give a whole number, 0 for none")
 
 
 def _check_machine(p: Parameters) -> None:

@@ -76,7 +76,7 @@ def sweep_pipeline(
     patience: int = 0,
     device: str = "auto",
     processes: int = 2,
-    gpus: int = 0,
+    gpus: str = "0",
     workspace: str = "",
     checkpoint_every: int = 0,
     seed: int = 3407,

@@ -16,7 +16,7 @@ from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import LATEST, SCHEME, latest_version, parse_remote
 from components.ingest.version import folder_version
 from components.register.aliases import CHAMPION
-from components.register.recipe import recipe_tag, values
+from components.register.recipe import check_filled_in, recipe_tag, values
 from components.register.record import RUN_VARIABLE
 from components.tracking import connected, sqlite_path
 from components.validate.drift import bounds, summarise
@@ -91,8 +91,9 @@ def decide(
     There is nothing new where a version that is not retired was made of the same data, code and settings, be it the
     champion or one that the gate refused. Otherwise what differs from the champion is told, and of new data how far it
     drifted. `force` trains all the same. The decision is kept as a tag of the registered model, with the `run` of the
-    pipeline. Raises InputError if the data or the registry cannot be asked.
+    pipeline. Raises InputError if the data or the registry cannot be asked, or the settings are none.
     """
+    check_filled_in(settings)
     version = source.current()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     database = sqlite_path(uri)
@@ -145,6 +146,8 @@ def _made_before(version: Version) -> str:
     of_this = f"version {version.number} was made of this data, code and settings"
     if CHAMPION in version.aliases:
         return f"{of_this} and is the champion"
+    if version.tags.get("gate") == "promoted":
+        return f"{of_this} already; it was promoted, and is the champion no more"
     why = version.tags.get("gate_reason", "")
     return f"{of_this} already" + (f", and the gate refused it: {why}" if why else "")
 

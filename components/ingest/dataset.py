@@ -12,7 +12,7 @@ from components.ingest.layout import COLLECTIONS
 from components.ingest.listing import check_version, part_of
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import SCHEME, fetch_version, parse_remote
-from components.ingest.version import LITTER, data_files, file_md5, tree_version
+from components.ingest.version import LITTER, folder_md5s, tree_version
 from components.progress import Progress
 from model.errors import InputError, unknown_choice
 
@@ -128,7 +128,7 @@ def _fetch(data: str, version: str, target: Path, collection: str) -> dict[str, 
 
 def _md5s(folder: Path, data: str, expected_version: str) -> tuple[dict[str, str], str]:
     """Relative path -> MD5 of every data file of a folder, and the version that they make, the expected one if any."""
-    md5s = {path.relative_to(folder).as_posix(): file_md5(path) for path in data_files(folder)}
+    md5s = folder_md5s(folder)
     version = tree_version(md5s.items())
     if expected_version and version != expected_version:
         raise InputError(f"{data} is version {version}, not {expected_version}; restore the files or drop the version")

@@ -62,7 +62,23 @@ def tree_version(md5s: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
+def folder_md5s(folder: Path, under: str = "") -> dict[str, str]:
+    """Relative path -> MD5 of every file of a data folder; InputError for one that cannot be read or is gone meanwhile.
+
+    With `under`, of those below that folder alone.
+    """
+    named = ((path.relative_to(folder).as_posix(), path) for path in data_files(folder))
+    found = {}
+    for name, path in named:
+        try:
+            if not under or name.startswith(f"{under}/"):
+                found[name] = file_md5(path)
+        except OSError as error:
+            why = f"cannot read {path}: {error.strerror}"
+            raise InputError(f"{why}; check its permissions, and that nothing is changing the folder") from None
+    return found
+
+
 def folder_version(folder: Path, under: str = "") -> str:
     """DVC's directory hash of everything in a data folder; with `under`, as if it held that folder below it alone."""
-    found = [(path, path.relative_to(folder).as_posix()) for path in data_files(folder)]
-    return tree_version((name, file_md5(path)) for path, name in found if not under or name.startswith(f"{under}/"))
+    return tree_version(folder_md5s(folder, under).items())

@@ -20,4 +20,4 @@ def notify(
     """
     from components.notify.ending import tell
 
-    tell(status.state, status.error_message or "", model_name, pipeline_run)
+    tell(status.state or "", status.error_message or "", model_name, pipeline_run)

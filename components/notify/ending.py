@@ -16,7 +16,10 @@ from model.errors import one_line, without_credentials
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SUCCEEDED = "SUCCEEDED"
+SUCCEEDED = ("SUCCEEDED", "COMPLETE", "CACHED")
+"""What a group of steps that succeeded is called: the first by the SDK, the others by Kubeflow's store of metadata."""
+UNTOLD = ("RUNNING", "NEW", "UNKNOWN", "")
+"""What it is called where the back end has not noted its end, which it does not do for every kind of group."""
 _LONGEST = 500
 
 
@@ -51,7 +54,7 @@ class Ending:
 def tell(state: str, message: str, model_name: str, pipeline_run: str, tracking_uri: str = "") -> None:
     """Print how a run ended, and post it where a webhook is named.
 
-    `state` is the final one that Kubeflow gives the steps as a whole, `message` its error. Nothing is raised: the run
+    `state` is the one that Kubeflow gives the steps as a whole, `message` its error. Nothing is raised: the run
     has ended, well or badly, whether or not anybody hears of it.
     """
     run = os.environ.get(RUN_VARIABLE) or pipeline_run
@@ -67,27 +70,31 @@ def tell(state: str, message: str, model_name: str, pipeline_run: str, tracking_
 
 
 def _ending(state: str, message: str, model_name: str, run: str, uri: str) -> Ending:
-    if state != SUCCEEDED:
+    if state not in SUCCEEDED + UNTOLD:
         why = f": {without_credentials(one_line(message))[:_LONGEST]}" if message else ""
         return Ending("run_failed", f"{state.lower()}{why}")
-    database = sqlite_path(uri)
-    if not uri or (database and not database.exists()):
-        return Ending("run_succeeded", "succeeded")
+    database, more = sqlite_path(uri), ""
     try:
-        with connected(uri) as client:
-            return _succeeded(client, model_name, run)
+        if uri and not (database and not database.exists()):
+            with connected(uri) as client:
+                if left := _left(client, model_name, run):
+                    return left
+                more = ", and registered no new version"
     except Exception as error:
         print(f"the registry could not be asked what came of the run: {one_line(str(error))}", flush=True)
-        return Ending("run_succeeded", "succeeded")
+    # Of an end that nobody noted, rather the bad news.
+    if state in UNTOLD:
+        return Ending("run_failed", f"Kubeflow did not note its end ({state.lower() or 'no state'}){more}; look at it")
+    return Ending("run_succeeded", f"succeeded{more}")
 
 
-def _succeeded(client: MlflowClient, model_name: str, run: str) -> Ending:
-    """What a run that succeeded left in the registry: a version, a reason for none, or neither."""
+def _left(client: MlflowClient, model_name: str, run: str) -> Ending | None:
+    """What a run left in the registry: a version, or a reason for none; None for neither."""
     if why := last_look(client, model_name, run):
         return Ending("nothing_new", f"nothing new, no training: {why}")
     made = client.search_model_versions(f"name = '{model_name}' AND tags.pipeline_run = '{run}'")
     if not made:
-        return Ending("run_succeeded", "succeeded; its model was registered before")
+        return None
     version = max(made, key=lambda each: int(each.version))
     gate, why = version.tags.get("gate", "not judged"), version.tags.get("gate_reason", "")
     word = f"version {version.version} {gate}" + (f": {why}" if why else "")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+
+from model.errors import InputError
 
 RECIPE_TAG = "recipe."
 
@@ -18,12 +21,26 @@ def recipe_tag(dataset_version: str, code_version: str, settings: str) -> str:
 
 
 def values(settings: str) -> dict[str, float | str]:
-    """Settings such as "epochs=12 network=dilran" by name; numbers as such, since runners write 12 and 12.0."""
-    pairs = (part.partition("=") for part in settings.split(" ") if part)
-    return {name: _number(value) for name, _, value in pairs}
+    """Settings such as "epochs=12 network=dilran" by name; numbers as such, since runners write 12 and 12.0.
+
+    A value may hold spaces, as paths do. Runners write False and false, too.
+    """
+    pairs = (part.partition("=") for part in re.split(r" (?=\w+=)", settings) if part)
+    return {name: _value(value) for name, _, value in pairs}
 
 
-def _number(text: str) -> float | str:
+def check_filled_in(settings: str) -> None:
+    """Raise InputError for settings that a runner did not fill in as a whole, all of which would look the same."""
+    if "{{" in settings or not re.match(r"\w+=", settings):
+        raise InputError(
+            f"the settings arrived as {settings[:60]!r}, not as NAME=VALUE ...; this release of Kubeflow does not fill "
+            "in a text of several parameters, so schedule the pipeline training instead"
+        )
+
+
+def _value(text: str) -> float | str:
+    if text in ("true", "false"):
+        return text.title()
     try:
         return float(text)
     except ValueError:

@@ -65,15 +65,19 @@ def for_slack(text: str) -> str:
 
 def post(url: str, content: Mapping[str, Any], pause: Callable[[float], None] = time.sleep) -> str:
     """POST JSON, a few times if the server is away or busy; "" or why it was not taken, never with the address."""
-    if not url.startswith(("http://", "https://")):
+    if not url.lower().startswith(("http://", "https://")):
         return "its address is neither http nor https"
     why = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             pause(SECONDS_BETWEEN * 2 ** (attempt - 1))
         try:
-            # A redirect would turn the POST into a GET, or take the message to someone else.
-            status = requests.post(url, json=content, timeout=SECONDS_TO_ANSWER, allow_redirects=False).status_code
+            # A redirect would turn the POST into a GET, or take the message to someone else. An answer's body is not
+            # read: one that never ends would hold up the step, or have the message sent again.
+            with requests.post(
+                url, json=content, timeout=SECONDS_TO_ANSWER, allow_redirects=False, stream=True
+            ) as answer:
+                status = answer.status_code
         except (requests.ConnectionError, requests.Timeout) as error:
             why = f"{type(error).__name__}, {attempt + 1} attempts"
             continue

@@ -74,7 +74,7 @@ def train_trial(
     trial: str,
     perceptual: str,
     processes: int,
-    gpus: int,
+    gpus: str,
     workspace: str,
     checkpoint_every: int,
     experiment: str,
@@ -100,7 +100,7 @@ def train_trial(
     from components.sweep.steps import train_trial_step
 
     places = Path(packed.path), Path(model.path), workspace, checkpoint_every
-    failure = train_trial_step(trial, perceptual, gpus or processes, *places, experiment, code_version)
+    failure = train_trial_step(trial, perceptual, int(gpus) or processes, *places, experiment, code_version)
     model.metadata.update({"status": "failed" if failure else "finished", "reason": failure})
 
 

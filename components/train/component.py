@@ -26,7 +26,7 @@ def train(
     patience: int,
     device: str,
     processes: int,
-    gpus: int,
+    gpus: str,
     workspace: str,
     checkpoint_every: int,
     num_nodes: int,
@@ -81,9 +81,9 @@ def train(
     size = {"epochs": epochs, "batch": batch, "accumulate": accumulate, "crop": crop, "seed": seed}
     rate = {"learning_rate": learning_rate, "schedule": schedule, "clip": clip, "ema": ema, "patience": patience}
     how = {"network": network, "width": width, "statistics": statistics, "precision": precision}
-    how["device"] = "cuda" if gpus else device
+    how["device"] = "cuda" if int(gpus) else device
     config = training_config(gradient_weight, perceptual_weight, size | rate | how)
     places = Path(packed.path), Path(model.path), workspace
     nodes = Nodes(num_nodes, gpus_per_node, cpus_per_node, memory_per_node, deadline_seconds)
-    train_step(config, perceptual, gpus or processes, *places, checkpoint_every, experiment, code_version, nodes)
+    train_step(config, perceptual, int(gpus) or processes, *places, checkpoint_every, experiment, code_version, nodes)
     model.metadata.update({"epochs": epochs, "seed": seed, "framework": "pytorch"})

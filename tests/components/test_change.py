@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.ingest import publish
 from components.change.decision import CHECKED, Source, decide, last_look
+from components.ingest import version as versioning
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.version import data_files, folder_version
 from components.register import registry
@@ -101,6 +102,17 @@ def test_numbers_are_told_apart_by_value_since_runners_write_them_differently(ma
     assert not made(settings="network=dilran clip=0 epochs=12.0").train
 
 
+def test_a_value_may_hold_spaces_and_false_is_false_in_every_runner():
+    told = values("perceptual=/my stacks/x=1.safetensors register_pairs=false epochs=12")
+    assert told == {"perceptual": "/my stacks/x=1.safetensors", "register_pairs": "False", "epochs": 12}
+
+
+@pytest.mark.parametrize("arrived", ["16", "", "min_pairs=16 split={{$.inputs.parameters['pipelinechannel--split']}}"])
+def test_settings_that_the_runner_did_not_fill_in_are_refused_since_all_would_look_the_same(made, arrived: str):
+    with pytest.raises(InputError, match="not as NAME=VALUE"):
+        made(settings=arrived)
+
+
 def test_a_refused_version_is_not_made_over_and_over(made, data, tmp_path):
     made.register(1, value=0.5)
     other = tmp_path / "data"
@@ -114,6 +126,28 @@ def test_a_refused_version_is_not_made_over_and_over(made, data, tmp_path):
         "version 2 was made of this data, code and settings already, and the gate refused"
     )
     assert "vif 0.3000 is not above" in decision.reason
+
+
+def test_a_champion_of_earlier_was_not_refused_by_the_gate(made):
+    from components.register.operations import promote
+
+    made.register(1)
+    made.register(2, value=0.3, code="b")
+    with connected("") as client:
+        (model,) = models(client, made.name)
+        promote(client, versions(client, model)[1], over="1", reason="sharper", by="test")
+    decision = made(code="a")
+    assert not decision.train
+    assert decision.reason.endswith("settings already; it was promoted, and is the champion no more")
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_named(made, data, tmp_path, monkeypatch):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    gone = data_files(other)[1]
+    monkeypatch.setattr(versioning, "data_files", lambda folder: [*data_files(folder), gone.with_suffix(".gone")])
+    with pytest.raises(InputError, match=r"cannot read .*\.gone: .*nothing is changing the folder"):
+        made(other)
 
 
 def test_the_same_weights_from_newer_code_count_as_made_by_it(made):

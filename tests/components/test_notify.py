@@ -1,6 +1,7 @@
 """What is told of a run that ended: to a real HTTP server, in words and in fields, and never a secret."""
 
 import json
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,21 @@ def test_a_run_that_found_nothing_new_says_why(hook, store):
     told, other = hook.posts
     assert told["event"] == "nothing_new"
     assert told["text"] == "ct-mri, run run-3: nothing new, no training: version 1 is of this data"
-    assert other["event"] == "run_succeeded" and "registered before" in other["text"]
+    assert other["event"] == "run_succeeded" and "registered no new version" in other["text"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "CACHED", "RUNNING"])
+def test_kubeflows_own_words_for_success_are_no_failure(hook, store, state: str):
+    store.client.set_model_version_tag("ct-mri", "1", "pipeline_run", f"run-{state}")
+    tell(state, "", "ct-mri", f"run-{state}", store.uri)
+    assert hook.posts[0]["text"].startswith(f"ct-mri, run run-{state}: version 1 promoted")
+
+
+def test_an_end_that_kubeflow_did_not_note_and_that_left_nothing_is_rather_told_as_failed(hook, store):
+    for state, event in (("RUNNING", "run_failed"), ("COMPLETE", "run_succeeded"), ("CANCELED", "run_failed")):
+        tell(state, "", "ct-mri", "run-9", store.uri)
+        assert hook.posts[-1]["event"] == event
+    assert "Kubeflow did not note its end (running), and registered no new version" in hook.posts[0]["text"]
 
 
 def test_a_registry_that_is_away_keeps_nobody_from_hearing(hook, capsys):
@@ -68,6 +83,26 @@ def test_a_webhook_that_fails_is_told_and_ends_nothing(hook, capsys):
     tell("FAILED", "", "m", "run-6", "")
     said = capsys.readouterr()
     assert "webhook not told (HTTP 404)" in said.err and "s3cret" not in said.err
+
+
+def test_an_answer_whose_body_never_ends_has_the_message_sent_once(monkeypatch, capsys):
+    posts, done = [], Event()
+
+    class Endless(Quiet):
+        def do_POST(self):  # noqa: N802
+            posts.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "9")
+            self.end_headers()
+            done.wait(10)
+
+    monkeypatch.setattr(webhook, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(webhook, "SECONDS_TO_ANSWER", (5.0, 0.5))
+    with serving(Endless) as address:
+        monkeypatch.setenv("ATLAS_FUSION_WEBHOOK", f"HTTP://{address}/hook")
+        tell("FAILED", "", "m", "run-8", "")
+        done.set()
+    assert len(posts) == 1 and "not told" not in capsys.readouterr().err
 
 
 def test_without_a_webhook_the_log_says_that_nobody_was_told(monkeypatch, capsys):

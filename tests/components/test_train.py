@@ -87,7 +87,7 @@ def test_the_component_shows_progress_and_leaves_the_model(packed, tmp_path, cap
         patience=0,
         device="auto",
         processes=1,
-        gpus=0,
+        gpus="0",
         workspace="",
         checkpoint_every=0,
         num_nodes=1,

@@ -55,6 +55,8 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
         ("--perceptual-weight", "-1"): "loss weights",
         ("--perceptual", "absent.safetensors"): "no feature stack 'absent.safetensors'",
         ("--processes", "0"): "processes is 0",
+        ("--gpus", "two"): "gpus is 'two'; give a whole number, 0 for none",
+        ("--gpus=-1",): "gpus is '-1'",
         ("--phantom-subjects", "0"): "subjects is 0",
         ("--model-name", "a/b"): "model name 'a/b'",
         ("--split", "fold:6/5"): "no fold 6 of 5",

@@ -109,6 +109,8 @@ def test_training_asks_for_as_many_gpus_as_the_parameter_says_and_has_memory_to_
     assert gpu["resourceType"] == "nvidia.com/gpu"
     assert gpu["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
     assert "pipelinechannel--gpus" in tasks(pipeline)[step]["inputs"]["parameters"]
+    # The back end's driver takes the count of a text alone (GetStringValue); a number would ask for no GPU.
+    assert pipeline["root"]["inputDefinitions"]["parameters"]["gpus"]["parameterType"] == "STRING"
     mount = {"mountPath": "/dev/shm", "volumeName": "shared-memory", "medium": "Memory", "sizeLimit": "2Gi"}
     assert platform[f"exec-{step}"]["emptyDirMounts"] == [mount]
     assert not any("accelerator" in each["resources"] for key, each in containers(pipeline).items() if key != step)
