@@ -372,6 +372,7 @@ def test_the_component_writes_the_folder_the_metrics_and_the_page(trained, packe
     assert metrics.metadata == means["network-fer"]
 
 
+@pytest.mark.integration
 def test_the_component_under_the_local_runner(trained, packed, tmp_path, monkeypatch):
     @dsl.component(base_image="python:3.11", install_kfp_package=False)
     def bring(packed: str, trained: str, dataset: dsl.Output[dsl.Dataset], model: dsl.Output[dsl.Model]):

@@ -129,6 +129,7 @@ def test_two_processes_asked_to_stop_save_and_go_on_and_equal_one_with_the_twofo
         assert two["validation"]["total"] == pytest.approx(one["validation"]["total"], rel=0.01)
 
 
+@pytest.mark.integration
 def test_another_trainings_checkpoint_is_refused_by_what_differs(packed, tmp_path):
     first = Settings(CONFIG, "random", 1, packed, tmp_path / "model", str(tmp_path / "kept"), 1)
     assert signalled(first, tmp_path / "s.json", 1, signal.SIGTERM) == RESUMABLE

@@ -321,6 +321,7 @@ def test_component_leaves_its_outputs_for_the_next_step_to_refuse_a_failed_datas
     assert CT in page
 
 
+@pytest.mark.integration
 def test_component_under_the_local_runner(clean, tmp_path, monkeypatch):
     @dsl.component(base_image="python:3.11", install_kfp_package=False)
     def bring(folder: str, dataset: dsl.Output[dsl.Dataset]):

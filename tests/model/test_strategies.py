@@ -154,6 +154,7 @@ def test_local_saliency_beside_a_black_image_gives_the_other(black_first: bool):
     assert torch.allclose(STRATEGIES["local-saliency"](*pair, *pair), image, atol=0.01)
 
 
+@pytest.mark.integration
 def test_the_default_keeps_lesions_of_both_modalities_where_sfnn_loses_those_of_mr():
     fuser = Fuser.load(SHIPPED_MODEL)
     kept = lesions_kept(lambda ct, mr: fuser.fuse_each(ct, mr, ["sfnn", DEFAULT_STRATEGY]), phantom_slices(HEADS))

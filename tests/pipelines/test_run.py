@@ -91,6 +91,7 @@ def test_the_registered_version_is_traced_to_its_run_and_to_every_pair(ran):
     assert [image.stem] in saw["pairs"].values()
 
 
+@pytest.mark.integration
 def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing_new(ran):
     folder, _ = ran
     done = fusion("run", *SMALL, cwd=folder, MLFLOW_TRACKING_URI="")
@@ -127,6 +128,7 @@ def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(ran):
     assert done.stderr == "error: train: crop is 512, the images are 256x256; give a smaller crop\n"
 
 
+@pytest.mark.integration
 def test_the_registered_model_fuses_by_uri_as_from_the_run(ran, tmp_path):
     folder, _ = ran
     pair = sorted((folder / "runs" / "store").glob("*/ingest/dataset/CT-MRI/*/101001.png"))
