@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run, RunData
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_FILE = "mlflow_run.json"
 SQLITE = "sqlite:///"
 ENVIRONMENT = {
@@ -43,7 +44,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     server refuses, or the file is no database, and Away if the server does not answer; what MLflow refuses later
     becomes an InputError too.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = tracking_uri or os.environ.get(VARIABLE, "")
     check_reachable(uri)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -51,9 +52,11 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    named = os.environ.get("MLFLOW_TRACKING_URI")
+    # Without the environment, what MLflow itself was told to use shows.
+    named = os.environ.pop(VARIABLE, None)
     previous = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
+    os.environ[VARIABLE] = uri
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,10 +70,10 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
             raise
         raise InputError(f"{error}; mend it in the environment") from None
     finally:
-        # What the environment names must end with the environment: MLflow would remember it, and None unsets both.
-        mlflow.set_tracking_uri(None if previous == named else previous)
+        mlflow.set_tracking_uri(previous)
+        os.environ.pop(VARIABLE, None)
         if named is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = named
+            os.environ[VARIABLE] = named
 
 
 def sqlite_path(uri: str) -> Path | None:

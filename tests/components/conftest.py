@@ -1,6 +1,5 @@
 """A client and a DVC remote on the S3 server of the tests, and proxies before it; a local MLflow with a model."""
 
-import os
 import socket
 import threading
 import uuid
@@ -28,7 +27,6 @@ def store(tmp_path_factory):
     mlflow.set_tracking_uri(uri)
     yield SimpleNamespace(root=root, uri=uri, folders=folders, made=made, client=client)
     mlflow.set_tracking_uri(None)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")
