@@ -1,8 +1,13 @@
 """The `fusion runs` commands: what runs at Kubeflow, and how it went."""
 
 import json
+import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -139,6 +144,30 @@ def delete(
     typer.echo(f"run {run_id} is deleted")
 
 
+@contextmanager
+def interruptible() -> Iterator[Callable[[float], None]]:
+    """Within, Ctrl-C ends the waiting at the next pause even where Python drops it, as in the end of an object's life.
+
+    What is handed over is `time.sleep` that minds it.
+    """
+    pressed = Event()
+
+    def interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def wait_for(kubeflow: "Kubeflow", run_id: str, poll: float) -> None:
     """Show a run's steps until it ends; end the program with 1 unless it succeeded, with 130 after Ctrl-C."""
     from pipelines.kubeflow_runs import errors_of, follow, look_closer, steps_of
@@ -146,7 +175,8 @@ def wait_for(kubeflow: "Kubeflow", run_id: str, poll: float) -> None:
     from pipelines.submission import warn
 
     try:
-        run = follow(kubeflow, run_id, poll, print_step, warn)
+        with interruptible() as pause:
+            run = follow(kubeflow, run_id, poll, print_step, warn, pause)
     except KeyboardInterrupt:
         warn(f"no longer waiting; the run goes on: `fusion runs wait {run_id}`, `fusion runs stop {run_id}`")
         sys.exit(130)

@@ -1,11 +1,14 @@
 """`fusion runs`: what runs, how it went, and what can be done about it."""
 
 import json
+import signal
+from contextlib import suppress
 
 import pytest
 from kfp_server import API
 from wire import Fault, step
 
+from pipelines.runs_command import interruptible
 from pipelines.runs_display import duration
 
 BEGAN, ENDED = "2026-11-23T12:00:00Z", "2026-11-23T12:03:20Z"
@@ -203,3 +206,13 @@ def test_durations():
         "3 min 20 s",
         "2 h 5 min",
     ]
+
+
+def test_a_ctrl_c_that_python_drops_ends_the_waiting_at_the_next_pause():
+    with interruptible() as pause:
+        pause(0.0)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            pause(0.0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
