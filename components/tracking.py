@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import InputError
+from model.errors import InputError, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,8 +81,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def shown(uri: str) -> str:
-    """The URI without the user and password it may carry."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """The URI without the user, password and query it may carry."""
+    return without_credentials(uri)
 
 
 def experiment_id(client: MlflowClient, name: str, artifact_folder: Path | None = None) -> str:

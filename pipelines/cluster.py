@@ -17,6 +17,8 @@ _S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TO
 _REGISTRY = ("MLFLOW_TRACKING_URI",)
 _REGISTRY_CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
 
+LONGEST = "720h"
+"""Of all tries of a step together: what KFP calls the longest backoff, Argo counts from the first try's start."""
 USER = 1000
 """The account of the image, `infra/Dockerfile`."""
 GPU = "nvidia.com/gpu"
@@ -45,6 +47,7 @@ class Needs:
     cached: bool = True
 
 
+NOTE = Needs("100m", "256Mi", "1Gi")
 LOOK = Needs("500m", "1Gi", "4Gi", tries=3, s3=True, registry="may", cached=False)
 FETCH = Needs("1", "1Gi", "4Gi", tries=3, s3=True)
 JUDGE_DATA = Needs("1", "2Gi", "8Gi", tries=2, registry="may")
@@ -66,7 +69,7 @@ def place(task: dsl.PipelineTask, title: str, needs: Needs) -> dsl.PipelineTask:
     task.set_cpu_request(needs.cpus)
     task.set_memory_request(needs.memory).set_memory_limit(needs.most_memory)
     if needs.tries > 1:
-        task.set_retry(needs.tries - 1, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="300s")
+        task.set_retry(needs.tries - 1, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=LONGEST)
     task.set_caching_options(needs.cached)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/name", SETTINGS)

@@ -98,8 +98,8 @@ class Parameters:
 
 MAKES_THE_MODEL = frozenset(
     {
-        *("min_pairs", "split", "split_seed", "size", "normalise", "register_pairs", "network", "width", "epochs"),
-        *("batch", "accumulate", "crop", "learning_rate", "schedule", "gradient_weight", "perceptual_weight"),
+        *("collection", "min_pairs", "split", "split_seed", "size", "normalise", "register_pairs", "network", "width"),
+        *("epochs", "batch", "accumulate", "crop", "learning_rate", "schedule", "gradient_weight", "perceptual_weight"),
         *("perceptual", "statistics", "precision", "clip", "ema", "patience", "processes", "gpus", "num_nodes"),
         *("gpus_per_node", "seed", "strategies"),
     }

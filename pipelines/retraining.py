@@ -1,6 +1,6 @@
 """The retraining pipeline, to be run on a schedule: it thinks first.
 
-1. change: compare data, code and settings with what the registered versions were made of
+1. settings, change: compare data, code and settings with what the registered versions were made of
 2. if anything is new, all steps of the training pipeline on the data as it is now
 
 However they end, notify tells of it: also that nothing was new, which is a success.
@@ -14,7 +14,7 @@ from components.change.component import change as change_step
 from pipelines import cluster
 from pipelines.parameters import RetrainingParameters
 from pipelines.signature import with_parameters
-from pipelines.training import settings, tell_of_the_end, train_judge_register
+from pipelines.training import note_settings, tell_of_the_end, train_judge_register
 
 
 @dsl.pipeline(
@@ -25,6 +25,7 @@ from pipelines.training import settings, tell_of_the_end, train_judge_register
 def retraining_pipeline(p: RetrainingParameters) -> None:
     """Train, judge and register a fusion network if there is anything new."""
     with dsl.ExitHandler(tell_of_the_end(p), name="Train if anything is new"):
+        settings = note_settings(p)
         changed = change_step(
             data=p.data,
             data_version=p.data_version,
@@ -33,11 +34,11 @@ def retraining_pipeline(p: RetrainingParameters) -> None:
             phantom_slices=p.phantom_slices,
             seed=p.seed,
             model_name=p.model_name,
-            settings=settings(p),
+            settings=settings,
             code_version=p.code_version,
             force=p.force,
             pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         )
         cluster.place(changed, "Is anything new?", cluster.LOOK)
         with dsl.If(changed.outputs["Output"] == True, name="Something is new"):  # noqa: E712
-            train_judge_register(replace(p, data_version=changed.outputs["version"]))
+            train_judge_register(replace(p, data_version=changed.outputs["version"]), settings)

@@ -1,5 +1,6 @@
 """The training pipeline: from a dataset version to a judged, registered model.
 
+0. settings: note the parameters that make the model, which a later scheduled training compares with its own
 1. ingest: bring the exact version of the data in (or make the phantom)
 2. validate: judge it by Great Expectations, with Data Docs
 3. preprocess: refuse what failed critically; split by subject, pack for training
@@ -11,8 +12,6 @@
 However they end, notify tells of it.
 """
 
-from dataclasses import fields
-
 from kfp import dsl
 
 from components.evaluate.component import evaluate as evaluate_step
@@ -21,6 +20,7 @@ from components.notify.component import notify as notify_step
 from components.preprocess.component import preprocess as preprocess_step
 from components.register.component import champion as champion_step
 from components.register.component import register as register_step
+from components.settings.component import settings as settings_step
 from components.train.component import train as train_step
 from components.validate.component import validate as validate_step
 from pipelines import cluster
@@ -34,13 +34,15 @@ def tell_of_the_end(p: Parameters) -> dsl.PipelineTask:
     return cluster.place(told, "Tell of the end", cluster.TELL)
 
 
-def settings(p: Parameters) -> str:
-    """The parameters that decide which model comes out of given data and code, in one line; the version keeps them."""
-    return " ".join(f"{f.name}={getattr(p, f.name)}" for f in fields(p) if f.name in MAKES_THE_MODEL)
+def note_settings(p: Parameters) -> str:
+    """The step that notes the parameters which decide which model comes out of given data and code; its output."""
+    noted = settings_step(**{name: getattr(p, name) for name in MAKES_THE_MODEL}, code_version=p.code_version)
+    output: str = cluster.place(noted, "Note the settings", cluster.NOTE).output
+    return output
 
 
-def train_judge_register(p: Parameters) -> None:
-    """Add the seven steps to the pipeline that is being defined."""
+def train_judge_register(p: Parameters, settings: str) -> None:
+    """Add the seven steps to the pipeline that is being defined; `settings` is what note_settings gave."""
     ingested = ingest_step(
         data=p.data,
         data_version=p.data_version,
@@ -128,7 +130,7 @@ def train_judge_register(p: Parameters) -> None:
         profile=p.profile,
         git_commit=p.git_commit,
         code_version=p.code_version,
-        settings=settings(p),
+        settings=settings,
         pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     cluster.place(registered, "Register, and let the gate decide", cluster.REGISTER)
@@ -142,4 +144,4 @@ def train_judge_register(p: Parameters) -> None:
 def training_pipeline(p: Parameters) -> None:
     """Train, judge and register a fusion network."""
     with dsl.ExitHandler(tell_of_the_end(p), name="Train, judge, register"):
-        train_judge_register(p)
+        train_judge_register(p, note_settings(p))

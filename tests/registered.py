@@ -87,10 +87,10 @@ def make_folders(root: Path, seed: int = 0, qabf: float = 0.5, table: dict[str, 
     return folders
 
 
-def register(folders: Folders, uri: str, name: str) -> registry.Registration:
+def register(folders: Folders, uri: str, name: str, **rules: registry.Rules) -> registry.Registration:
     three = (folders.model, folders.evaluation, folders.packed)
     names = {"experiment": "fusion", "model_name": name}
-    return registry.register(*three, ORIGIN, tracking_uri=uri, **names, validation=folders.validation)
+    return registry.register(*three, ORIGIN, tracking_uri=uri, **names, validation=folders.validation, **rules)
 
 
 def stacks() -> dict[str, np.ndarray]:

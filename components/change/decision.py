@@ -15,8 +15,8 @@ from components.ingest.dataset import PHANTOM, check_collection, check_folder, c
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import LATEST, SCHEME, latest_version, parse_remote
 from components.ingest.version import folder_version
-from components.register.aliases import CHAMPION
-from components.register.recipe import check_filled_in, recipe_tag, values
+from components.register.aliases import CHAMPION, GATE_TAG
+from components.register.recipe import recipe_tag, values
 from components.register.record import RUN_VARIABLE
 from components.tracking import connected, sqlite_path
 from components.validate.drift import bounds, summarise
@@ -88,12 +88,13 @@ def decide(
 ) -> Decision:
     """Compare what a training would start from with what the versions of the model were made of.
 
-    There is nothing new where a version that is not retired was made of the same data, code and settings, be it the
-    champion or one that the gate refused. Otherwise what differs from the champion is told, and of new data how far it
-    drifted. `force` trains all the same. The decision is kept as a tag of the registered model, with the `run` of the
-    pipeline. Raises InputError if the data or the registry cannot be asked, or the settings are none.
+    There is nothing new where a version was made of the same data, code and settings, be it the champion, one that the
+    gate refused, or one that is retired: training again would make the same. Otherwise what differs from the champion
+    is told, and of new data how far it drifted. `force` trains all the same. The decision is kept as a tag of the
+    registered model, with the `run` of the pipeline, where the registry lets it. Raises InputError if the data or the
+    registry cannot be asked, or the settings are none.
     """
-    check_filled_in(settings)
+    values(settings)
     version = source.current()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     database = sqlite_path(uri)
@@ -130,7 +131,8 @@ def _versions(client: MlflowClient, model_name: str) -> list[Version]:
 def _compare(made: Sequence[Version], model_name: str, now: dict[str, str], source: Source) -> Decision:
     version = now["dataset_version"]
     for each in reversed(made):
-        if not each.retired and recipe_tag(**now) in each.tags:
+        # One without a word of the gate was cut short while it was registered: a run finishes it.
+        if GATE_TAG in each.tags and recipe_tag(**now) in each.tags:
             return Decision(False, _made_before(each), version)
     champion = next((each for each in made if CHAMPION in each.aliases), None)
     if champion is None:
@@ -146,8 +148,12 @@ def _made_before(version: Version) -> str:
     of_this = f"version {version.number} was made of this data, code and settings"
     if CHAMPION in version.aliases:
         return f"{of_this} and is the champion"
+    if version.retired:
+        why = version.tags.get("retired_reason", "")
+        return f"{of_this} already, and is retired" + (f": {why}" if why else "")
     if version.tags.get("gate") == "promoted":
-        return f"{of_this} already; it was promoted, and is the champion no more"
+        again = f"`fusion models promote {version.number}` brings it back"
+        return f"{of_this} already; it was promoted, and is the champion no more: {again}"
     why = version.tags.get("gate_reason", "")
     return f"{of_this} already" + (f", and the gate refused it: {why}" if why else "")
 
@@ -188,10 +194,15 @@ def _drift(source: Source, version: str, model_name: str) -> str:
 
 
 def _note(client: MlflowClient, model_name: str, decision: Decision, run: str) -> None:
+    from mlflow.exceptions import MlflowException
+
     looked = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run,
         "train": decision.train,
         "reason": one_line(decision.reason)[:400],
     }
-    client.set_registered_model_tag(model_name, CHECKED, json.dumps(looked))
+    try:
+        client.set_registered_model_tag(model_name, CHECKED, json.dumps(looked))
+    except MlflowException as error:
+        print(f"the registry did not take the note of this decision: {one_line(str(error))}", flush=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.change.decision import last_look
+from components.register.aliases import GATE_TAG
 from components.register.record import RUN_VARIABLE
 from components.register.webhook import WEBHOOK_VARIABLE, for_slack, post
 from components.tracking import connected, shown, sqlite_path
@@ -96,6 +97,9 @@ def _left(client: MlflowClient, model_name: str, run: str) -> Ending | None:
     if not made:
         return None
     version = max(made, key=lambda each: int(each.version))
-    gate, why = version.tags.get("gate", "not judged"), version.tags.get("gate_reason", "")
-    word = f"version {version.version} {gate}" + (f": {why}" if why else "")
+    if GATE_TAG not in version.tags:
+        word = f"version {version.version} was registered, but the gate did not decide; run the pipeline again"
+        return Ending("run_failed", word, str(version.version))
+    why = version.tags.get(f"{GATE_TAG}_reason", "")
+    word = f"version {version.version} {version.tags[GATE_TAG]}" + (f": {why}" if why else "")
     return Ending("run_succeeded", word, str(version.version))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+GATE_TAG = "gate"
+"""The tag of a version that says its alias was set, by the gate's word: promoted or refused."""
 
 CLAIM = "promotion."
 """The tags of a registered model that begin so are claims: each of a process that is about to change its champion."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
-from components.register.aliases import champion, named
+from components.register.aliases import GATE_TAG, champion, named
+from components.register.catalogue import RETIRED_TAG
 from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
 from components.register.history import PROMOTED, written
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
     from components.register.record import Judged
 
-# The tag of a version that says its alias was set, by the gate's word.
-GATE_TAG = "gate"
+RULES_TAG = "gate_rules"
+REFUSED = "refused"
 LONGEST_RUN_TAG = 5000
 
 
@@ -71,18 +73,34 @@ def settle(
     return verdict
 
 
-def conclude(client: MlflowClient, version: ModelVersion, verdict: Verdict, description: str) -> None:
-    """Write the verdict that counted into the tags and descriptions of version and run; its tag `gate` comes last."""
+def refused_by_others(client: MlflowClient, version: ModelVersion, rules: Rules) -> bool:
+    """Whether the gate refused a version by other rules than these, and nobody promoted or retired it since."""
+    tags = version.tags
+    if tags.get(GATE_TAG) != REFUSED or tags.get(RULES_TAG) == _text(rules) or RETIRED_TAG in tags:
+        return False
+    return not any(e.action == PROMOTED and e.version == str(version.version) for e in written(client, version.name))
+
+
+def conclude(client: MlflowClient, version: ModelVersion, verdict: Verdict, rules: Rules, description: str) -> None:
+    """Write the verdict that counted into the tags and descriptions of version and run; its tag `gate` comes last.
+
+    The rules come after it where there was one already: cut short before, the version is judged by them once more.
+    """
     client.update_model_version(version.name, version.version, description=description)
     client.set_tag(version.run_id, "mlflow.note.content", description)
     for key, value in ((f"{GATE_TAG}_reason", verdict.reason), (GATE_TAG, word(verdict))):
         client.set_tag(version.run_id, key, value[:LONGEST_RUN_TAG])
         client.set_model_version_tag(version.name, version.version, key, value)
+    client.set_model_version_tag(version.name, version.version, RULES_TAG, _text(rules))
 
 
 def word(verdict: Verdict) -> str:
     """The verdict in one word."""
-    return "promoted" if verdict.promoted else "refused"
+    return "promoted" if verdict.promoted else REFUSED
+
+
+def _text(rules: Rules) -> str:
+    return json.dumps(asdict(rules), sort_keys=True)
 
 
 def _with_champion(client: MlflowClient, name: str, version: str, judged: Judged) -> Judged:

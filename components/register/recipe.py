@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from typing import Any
 
 from model.errors import InputError
 
@@ -20,28 +20,17 @@ def recipe_tag(dataset_version: str, code_version: str, settings: str) -> str:
     return RECIPE_TAG + hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def values(settings: str) -> dict[str, float | str]:
-    """Settings such as "epochs=12 network=dilran" by name; numbers as such, since runners write 12 and 12.0.
+def values(settings: str) -> dict[str, Any]:
+    """Settings such as {"epochs": 12, "network": "dilran"} by name; numbers as float, since runners write 12 and 12.0.
 
-    A value may hold spaces, as paths do. Runners write False and false, too.
+    Without any, as of a model that no pipeline made, it is empty. Raises InputError for what is no JSON object.
     """
-    pairs = (part.partition("=") for part in re.split(r" (?=\w+=)", settings) if part)
-    return {name: _value(value) for name, _, value in pairs}
-
-
-def check_filled_in(settings: str) -> None:
-    """Raise InputError for settings that a runner did not fill in as a whole, all of which would look the same."""
-    if "{{" in settings or not re.match(r"\w+=", settings):
-        raise InputError(
-            f"the settings arrived as {settings[:60]!r}, not as NAME=VALUE ...; this release of Kubeflow does not fill "
-            "in a text of several parameters, so schedule the pipeline training instead"
-        )
-
-
-def _value(text: str) -> float | str:
-    if text in ("true", "false"):
-        return text.title()
     try:
-        return float(text)
+        read = json.loads(settings or "{}")
     except ValueError:
-        return text
+        read = None
+    if not isinstance(read, dict):
+        raise InputError(
+            f"the settings arrived as {settings[:60]!r}, not as the JSON object of the step that notes them"
+        )
+    return {name: float(value) if type(value) is int else value for name, value in read.items()}

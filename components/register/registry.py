@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.aliases import champion, named
+from components.register.aliases import GATE_TAG, champion, named
 from components.register.gate import Rules, Verdict, markdown, without_champion
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.tracking import connected, experiment_id, find_run, noted_run, shown
@@ -81,7 +81,8 @@ def register(
 
     The run is the training's own, with its live curves, where `folder` names it in `mlflow_run.json` and this MLflow
     has it; a new one otherwise. The version becomes `champion` (the one before it `previous`) or `challenger`. The same
-    weights with the same evaluation give the version that is there already. An empty `tracking_uri` stands for
+    weights with the same evaluation give the version that is there already, which is judged again if other rules
+    refused it. An empty `tracking_uri` stands for
     MLFLOW_TRACKING_URI. With an sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts`
     beside the database); a server decides for itself. The statistics in the report `validation` are logged with it, for
     later data to be compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
@@ -183,14 +184,21 @@ def _finish(
     import mlflow
 
     from components.register.card import log_card
-    from components.register.promotion import GATE_TAG, conclude, judge_beside, settle
+    from components.register.promotion import conclude, judge_beside, log_verdict, refused_by_others, settle
+
+    def judge_now() -> Verdict:
+        return judge_beside(client, version.name, judged, rules)
 
     verdict = Verdict(**mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json"))
+    ruled_otherwise = refused_by_others(client, version, rules)
+    if ruled_otherwise:
+        verdict = judge_now()
+        log_verdict(client, version.run_id, verdict)
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
-    if GATE_TAG not in version.tags:
-        verdict = settle(client, version, verdict, lambda: judge_beside(client, version.name, judged, rules))
+    if ruled_otherwise or GATE_TAG not in version.tags:
+        verdict = settle(client, version, verdict, judge_now)
         log_card(client, version, judged, verdict)
-        conclude(client, version, verdict, card(judged, verdict))
+        conclude(client, version, verdict, rules, card(judged, verdict))
         version = client.get_model_version(version.name, version.version)
     if already_registered and client.get_run(version.run_id).info.status != "FINISHED":
         client.set_terminated(version.run_id)

@@ -47,6 +47,16 @@ def test_a_run_that_made_a_version_is_told_with_the_gates_word(hook, store):
     assert said["text"].startswith("ct-mri, run run-2: version 1 promoted: vif 0.5000 beats ")
 
 
+def test_a_version_that_the_gate_did_not_come_to_judge_is_a_failure(hook, store):
+    store.client.create_registered_model("unjudged")
+    source = store.client.get_model_version("ct-mri", "1").source
+    store.client.create_model_version("unjudged", source, tags={"pipeline_run": "run-2"})
+    tell("RUNNING", "", "unjudged", "run-2", store.uri)
+    (said,) = hook.posts
+    assert (said["event"], said["version"]) == ("run_failed", "1")
+    assert "version 1 was registered, but the gate did not decide" in said["outcome"]
+
+
 def test_a_run_that_found_nothing_new_says_why(hook, store):
     looked = {"run": "run-3", "train": False, "reason": "version 1 is of this data"}
     store.client.set_registered_model_tag("ct-mri", CHECKED, json.dumps(looked))

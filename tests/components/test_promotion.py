@@ -14,6 +14,7 @@ from components.ingest.phantom import PhantomConfig
 from components.register import operations, promotion, registry, succession
 from components.register.aliases import champion
 from components.register.champion import fetch_champion, find_champion
+from components.register.gate import Rules
 from components.register.history import written
 from model.errors import InputError
 from model.fuser import weights_sha256
@@ -49,6 +50,20 @@ def test_an_alias_taken_away_by_hand_stays_away(store: SimpleNamespace, tmp_path
     store.client.delete_registered_model_alias("withdrawn", "champion")
     again = register(make_folders(tmp_path / "again"), store.uri, "withdrawn")
     assert (again.version, again.standing) == ("1", "without an alias")
+
+
+def test_a_version_that_other_rules_refused_is_judged_again(store: SimpleNamespace, tmp_path: Path) -> None:
+    folders, strict = make_folders(tmp_path), Rules(margin=0.9)
+    assert register(folders, store.uri, "rules", rules=strict).standing == "challenger"
+    assert register(folders, store.uri, "rules", rules=strict).standing == "challenger"
+    again = register(folders, store.uri, "rules")
+    assert (again.version, again.already_registered, again.standing) == ("1", True, "champion")
+    version = store.client.get_model_version("rules", "1")
+    assert (version.tags["gate"], version.tags["gate_reason"]) == ("promoted", again.reason)
+    # What the gate let through once is for people alone to take back.
+    assert register(folders, store.uri, "rules", rules=strict).standing == "champion"
+    store.client.delete_registered_model_alias("rules", "champion")
+    assert register(folders, store.uri, "rules").standing == "without an alias"
 
 
 def test_a_registration_cut_short_is_finished_by_the_next(

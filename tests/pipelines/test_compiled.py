@@ -8,7 +8,7 @@ import yaml
 from components.image import IMAGE
 from model.errors import InputError
 from pipelines.compile import PIPELINES, compile_pipeline
-from pipelines.parameters import MAKES_THE_MODEL, Parameters, described
+from pipelines.parameters import MAKES_THE_MODEL, described
 
 ROOT = Path(__file__).parents[2]
 # What asks the world outside: an answer of yesterday must not stand for today's.
@@ -63,7 +63,19 @@ def test_the_training_takes_exactly_the_described_parameters_and_the_retraining_
         found = {key: (facts["defaultValue"], facts["description"]) for key, facts in parameters.items()}
         assert found.pop("force", (False, ""))[0] is False
         assert found == wanted
-    assert set(Parameters.__dataclass_fields__) >= MAKES_THE_MODEL
+
+
+def test_what_makes_the_model_is_noted_each_as_an_input_of_its_own():
+    pipeline = compiled("training")[0]
+    declared = pipeline["root"]["inputDefinitions"]["parameters"]
+    inputs = pipeline["components"]["comp-settings"]["inputDefinitions"]["parameters"]
+    assert set(inputs) == MAKES_THE_MODEL | {"code_version"}
+    for name, facts in inputs.items():
+        assert facts["parameterType"] == declared[name]["parameterType"], name
+    given = tasks(pipeline)["settings"]["inputs"]["parameters"]
+    assert {name: source["componentInputParameter"] for name, source in given.items()} == {
+        name: f"pipelinechannel--{name}" for name in inputs
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -150,7 +162,7 @@ def test_what_reaches_out_is_tried_again_with_growing_pauses(name: str):
     for step, task in tasks(compiled(name)[0]).items():
         if step in ("ingest", "train", "train-trial", "champion", "register", "change", "check", "fuse", "report"):
             policy = {key: value for key, value in task["retryPolicy"].items() if key != "maxRetryCount"}
-            assert policy == {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "300s"}, step
+            assert policy == {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}, step
             assert task["retryPolicy"]["maxRetryCount"] == 2, step
 
 
@@ -169,8 +181,8 @@ def test_the_end_is_told_however_it_comes(name: str):
 def test_the_retraining_thinks_first():
     pipeline, _ = compiled("retraining")
     group = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert set(group) == {"change", "condition-2"}
-    assert group["condition-2"]["dependentTasks"] == ["change"]
+    assert set(group) == {"settings", "change", "condition-2"}
+    assert set(group["condition-2"]["dependentTasks"]) == {"settings", "change"}
     assert group["condition-2"]["triggerPolicy"]["condition"].endswith("== true")
     inside = pipeline["components"]["comp-condition-2"]["dag"]["tasks"]
     assert inside["ingest"]["inputs"]["parameters"]["data_version"] == {
@@ -201,7 +213,7 @@ def test_another_image_takes_the_place_of_ours_in_every_step(tmp_path, refused):
     image = "registry.example/team/fusion@sha256:" + "0" * 64
     compile_pipeline(tmp_path / "p.yaml", "training", image)
     text = (tmp_path / "p.yaml").read_text()
-    assert text.count(f"image: {image}\n") == 8 and text.count(f"value: {image}\n") == 2 and IMAGE not in text
+    assert text.count(f"image: {image}\n") == 9 and text.count(f"value: {image}\n") == 2 and IMAGE not in text
     with pytest.raises(InputError, match="names no image"):
         compile_pipeline(tmp_path / "q.yaml", "training", "Team/Image: x\n")
     with pytest.raises(InputError, match="no pipeline 'x'; choose one of training"):

@@ -1,0 +1,1 @@
+"""What decides, beside data and code, which model comes out: noted once for all steps that compare or keep it."""
