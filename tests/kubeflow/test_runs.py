@@ -8,8 +8,8 @@ import pytest
 from kfp_server import API
 from wire import Fault, step
 
-from pipelines.runs_command import interruptible
-from pipelines.runs_display import duration
+from pipelines.kubeflow.runs_command import interruptible
+from pipelines.kubeflow.runs_display import duration
 
 BEGAN, ENDED = "2026-11-23T12:00:00Z", "2026-11-23T12:03:20Z"
 PULL = 'Back-off pulling image "atlas-fusion:0.1.0"'

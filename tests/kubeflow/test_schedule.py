@@ -13,12 +13,12 @@ import pytest
 from kfp_server import API
 from wire import COMMIT, Fault
 
-from pipelines import packages, schedules
 from pipelines.code import code_version
-from pipelines.cron import Cron
-from pipelines.kubeflow import Kubeflow
-from pipelines.kubeflow_access import Access
-from pipelines.schedules import When, replace
+from pipelines.kubeflow import packages, schedules
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.client import Kubeflow
+from pipelines.kubeflow.cron import Cron
+from pipelines.kubeflow.schedules import When, replace
 
 ROOT = Path(__file__).parents[2]
 WEEKLY = ("--cron", "30 2 * * mon")

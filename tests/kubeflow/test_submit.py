@@ -12,12 +12,12 @@ import yaml
 from kfp_server import API
 from wire import COMMIT, Fault, step
 
-from pipelines import packages
 from pipelines.code import code_version
 from pipelines.compile import PIPELINES
-from pipelines.kubeflow import Kubeflow
-from pipelines.kubeflow_access import Access
-from pipelines.kubeflow_runs import follow
+from pipelines.kubeflow import packages
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.client import Kubeflow
+from pipelines.kubeflow.runs import follow
 
 ROOT = Path(__file__).parents[2]
 VERSION = COMMIT[:12]

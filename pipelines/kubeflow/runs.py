@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipelines.kubeflow_errors import Refused
+from pipelines.kubeflow.errors import Refused
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 STATES = ("pending", "running", "succeeded", "skipped", "failed", "canceling", "canceled", "paused")
 ENDED = ("succeeded", "skipped", "failed", "canceled")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.kubeflow_access import Access
-from pipelines.kubeflow_errors import Failure, Refused, failure_of, refused
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.errors import Failure, Refused, failure_of, refused
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
@@ -326,7 +326,7 @@ class Kubeflow:
     def _log_in(self) -> None:
         import requests
 
-        from pipelines.kubeflow_login import session_cookie
+        from pipelines.kubeflow.login import session_cookie
 
         access = self.access
         try:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.errors import one_line
-from pipelines.kubeflow_runs import moment
-from pipelines.schedules import When, is_enabled, next_lines
+from pipelines.kubeflow.runs import moment
+from pipelines.kubeflow.schedules import When, is_enabled, next_lines
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp

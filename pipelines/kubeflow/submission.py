@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.kubeflow_errors import Refused
-from pipelines.packages import OWN_PARAMETERS, Package
+from pipelines.kubeflow.errors import Refused
+from pipelines.kubeflow.packages import OWN_PARAMETERS, Package
 from pipelines.parameters import PROFILES, Parameters, with_profile
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import typer
 
 from model.errors import InputError, one_line
 from pipelines.asking import ask
-from pipelines.kubeflow_options import (
+from pipelines.kubeflow.options import (
     PASSES_ON,
     AllowDirty,
     AsJson,
@@ -28,8 +28,8 @@ from pipelines.kubeflow_options import (
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.packages import Package
+    from pipelines.kubeflow.client import Kubeflow
+    from pipelines.kubeflow.packages import Package
 
 app = typer.Typer(
     help="Let Kubeflow start runs by the clock.\n\nFUSION_KFP_HOST and its like say where it is: docs/kubeflow.md.",
@@ -76,9 +76,9 @@ def create(
     The pipeline's parameters are options, too, as of `fusion submit`. At most one run is under way at a time; of
     several times that were missed meanwhile only the last is run. The same command again changes nothing.
     """
-    from pipelines.packages import packaged, read_options, typed
-    from pipelines.schedules import When, next_lines, replace, zone_named
-    from pipelines.submission import run_parameters, warn
+    from pipelines.kubeflow.packages import packaged, read_options, typed
+    from pipelines.kubeflow.schedules import When, next_lines, replace, zone_named
+    from pipelines.kubeflow.submission import run_parameters, warn
 
     if name.startswith("-") or not name.strip():
         raise InputError(f"{name!r} is no name of a schedule; give the name first, then options")
@@ -117,8 +117,8 @@ def _reference(
     """What is to be run, and how to call it; the parameters must fit the version that would run now."""
     import kfp_server_api as kfp
 
-    from pipelines.packages import OWN_PARAMETERS
-    from pipelines.submission import ensure_version, latest_inputs
+    from pipelines.kubeflow.packages import OWN_PARAMETERS
+    from pipelines.kubeflow.submission import ensure_version, latest_inputs
 
     if follow_latest and (latest := latest_inputs(kubeflow, package)):
         pipeline_id, version, inputs = latest
@@ -160,8 +160,8 @@ def list_(
     timeout: Timeout = 30.0,
 ) -> None:
     """List the schedules. Says in words when they run, and whether they do."""
-    from pipelines.schedules import zone_named
-    from pipelines.schedules_display import print_schedules
+    from pipelines.kubeflow.schedules import zone_named
+    from pipelines.kubeflow.schedules_display import print_schedules
 
     zone = zone_named(time_zone)
     kubeflow = connect(host, namespace, ca, timeout)
@@ -183,8 +183,8 @@ def show(
     timeout: Timeout = 30.0,
 ) -> None:
     """Show a schedule. Says when it runs next, what, and with which parameters."""
-    from pipelines.schedules import zone_named
-    from pipelines.schedules_display import print_schedule
+    from pipelines.kubeflow.schedules import zone_named
+    from pipelines.kubeflow.schedules_display import print_schedule
 
     zone = zone_named(time_zone)
     kubeflow = connect(host, namespace, ca, timeout)
@@ -244,7 +244,7 @@ def _named(kubeflow: "Kubeflow", name: str) -> list["kfp.V2beta1RecurringRun"]:
 
 
 def _told(schedule: "kfp.V2beta1RecurringRun", page: str) -> dict[str, Any]:
-    from pipelines.schedules_display import told
+    from pipelines.kubeflow.schedules_display import told
 
     return told(schedule) | {"page": page}
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.errors import one_line
-from pipelines.kubeflow_runs import Step, errors_of, look_closer, moment, state_of, steps_of
+from pipelines.kubeflow.runs import Step, errors_of, look_closer, moment, state_of, steps_of
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model.errors import InputError, one_line
-from pipelines.kubeflow_options import (
+from pipelines.kubeflow.options import (
     AllowDirty,
     AsJson,
     Ca,
@@ -23,9 +23,9 @@ from pipelines.kubeflow_options import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.packages import Package
-    from pipelines.submission import Uploaded
+    from pipelines.kubeflow.client import Kubeflow
+    from pipelines.kubeflow.packages import Package
+    from pipelines.kubeflow.submission import Uploaded
 
 
 def submit(
@@ -58,8 +58,8 @@ def submit(
     compiled and uploaded as a version named by the git commit, or the version that is there is used again. Where
     Kubeflow is, and who asks, the environment says: docs/kubeflow.md.
     """
-    from pipelines.packages import packaged, read_options, typed
-    from pipelines.submission import ensure_version, run_parameters, warn
+    from pipelines.kubeflow.packages import packaged, read_options, typed
+    from pipelines.kubeflow.submission import ensure_version, run_parameters, warn
 
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run or parameters) as package:
@@ -94,7 +94,7 @@ def submit(
         typer.echo(one_line(f"run     {run_id} in experiment {kfp_experiment}"))
         typer.echo(one_line(f"page    {kubeflow.run_page(run_id)}"))
     if wait:
-        from pipelines.runs_command import wait_for
+        from pipelines.kubeflow.runs_command import wait_for
 
         wait_for(kubeflow, run_id, poll)
 
@@ -120,8 +120,8 @@ def _print_plan(
     kubeflow: "Kubeflow | None",
     allow_dirty: bool,
 ) -> None:
-    from pipelines.packages import is_dirty
-    from pipelines.submission import find_version
+    from pipelines.kubeflow.packages import is_dirty
+    from pipelines.kubeflow.submission import find_version
 
     there = "Kubeflow was not asked; name it with --host"
     if kubeflow is not None:
@@ -142,7 +142,7 @@ def _print_plan(
 
 
 def _print_parameters(package: "Package", as_json: bool) -> None:
-    from pipelines.packages import KINDS, OWN_PARAMETERS
+    from pipelines.kubeflow.packages import KINDS, OWN_PARAMETERS
 
     inputs = {name: each for name, each in package.inputs.items() if name not in OWN_PARAMETERS}
     if as_json:

@@ -13,11 +13,11 @@ import typer
 
 from model.errors import InputError, unknown_choice
 from pipelines.asking import ask
-from pipelines.kubeflow_options import AsJson, Ca, Host, Namespace, Timeout, Yes, connect
-from pipelines.kubeflow_runs import ENDED, STATES, state_of
+from pipelines.kubeflow.options import AsJson, Ca, Host, Namespace, Timeout, Yes, connect
+from pipelines.kubeflow.runs import ENDED, STATES, state_of
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 app = typer.Typer(
     help="See, stop and delete runs at Kubeflow.\n\nFUSION_KFP_HOST and its like say where it is: docs/kubeflow.md.",
@@ -43,7 +43,7 @@ def list_(
     timeout: Timeout = 30.0,
 ) -> None:
     """List runs, the newest first. Says their state, experiment and how long they took."""
-    from pipelines.runs_display import print_runs, told_run
+    from pipelines.kubeflow.runs_display import print_runs, told_run
 
     if state and state.lower() not in STATES:
         raise unknown_choice("state", state, STATES)
@@ -74,7 +74,7 @@ def show(
     timeout: Timeout = 30.0,
 ) -> None:
     """Show one run. Says its parameters, its steps with state and duration, and what went wrong."""
-    from pipelines.runs_display import print_run, told_run, told_steps
+    from pipelines.kubeflow.runs_display import print_run, told_run, told_steps
 
     kubeflow = connect(host, namespace, ca, timeout)
     run = kubeflow.run(run_id)
@@ -170,9 +170,9 @@ def interruptible() -> Iterator[Callable[[float], None]]:
 
 def wait_for(kubeflow: "Kubeflow", run_id: str, poll: float) -> None:
     """Show a run's steps until it ends; end the program with 1 unless it succeeded, with 130 after Ctrl-C."""
-    from pipelines.kubeflow_runs import errors_of, follow, look_closer, steps_of
-    from pipelines.runs_display import print_step
-    from pipelines.submission import warn
+    from pipelines.kubeflow.runs import errors_of, follow, look_closer, steps_of
+    from pipelines.kubeflow.runs_display import print_step
+    from pipelines.kubeflow.submission import warn
 
     try:
         with interruptible() as pause:

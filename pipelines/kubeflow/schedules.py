@@ -8,14 +8,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.cron import Cron, interval_words, parse_interval
-from pipelines.kubeflow_errors import Refused
-from pipelines.kubeflow_runs import moment
+from pipelines.kubeflow.cron import Cron, interval_words, parse_interval
+from pipelines.kubeflow.errors import Refused
+from pipelines.kubeflow.runs import moment
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 _SHOWN = 3  # of the next times
 _QUIET = 40.0  # seconds before and after a time of a schedule; Kubeflow looks at each every 30

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 Host = Annotated[
     str | None,
@@ -58,7 +58,7 @@ def own_options(context: typer.Context) -> list[str]:
 
 def connect(host: str | None, namespace: str | None, ca: Path | None, timeout: float) -> "Kubeflow":
     """The cluster that the options and the environment describe; raises InputError where none answers."""
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.kubeflow_access import Access
+    from pipelines.kubeflow.access import Access
+    from pipelines.kubeflow.client import Kubeflow
 
     return Kubeflow(Access.find(host, namespace, ca, timeout))
