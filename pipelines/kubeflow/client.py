@@ -178,7 +178,7 @@ class Kubeflow:
         whole = run_id if len(run_id) >= _ID else self._whole_id(run_id)
         found = self._call(kfp.RunServiceApi, "run_service_get_run", whole, safe=True, missing=True) if whole else None
         if found is None:
-            raise InputError(f"no run {run_id} at {self.access.host}; `fusion runs list` lists them")
+            raise InputError(f"no run {run_id!r} at {self.access.host}; `fusion runs list` lists them")
         return found
 
     def _whole_id(self, beginning: str) -> str:

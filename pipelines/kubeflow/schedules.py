@@ -60,6 +60,11 @@ class When:
         first = began + step * ((after - began) // step + 1)
         return [first + step * number for number in range(_SHOWN)]
 
+    def next_utc(self, began: datetime | None = None) -> list[str]:
+        """The next times of a scheduler in UTC, for programs."""
+        now = datetime.now(UTC)
+        return [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in self.next_times(now, UTC, began or now)]
+
     def trigger(self) -> "kfp.V2beta1Trigger":
         """As Kubeflow takes it."""
         import kfp_server_api as kfp
