@@ -21,11 +21,13 @@ from pipelines.kubeflow.submit_command import submit
 from pipelines.models import app as models
 from pipelines.options import Runs, source_path, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
+from pipelines.sections import Sections
 from pipelines.serve_command import serve
 from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
+    cls=Sections,
     help="Train, judge, register and use networks that fuse medical images.",
     no_args_is_help=True,
     add_completion=False,
