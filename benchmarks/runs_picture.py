@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from model.images import write_atomically
-from pipelines.runs_display import print_run, print_runs
+from pipelines.kubeflow.runs_display import print_run, print_runs
 
 WIDTH, HEIGHT, COLUMNS = 1240, 860, 116
 COLOURS = 48  # as many as keep the picture small

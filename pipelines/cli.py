@@ -14,18 +14,20 @@ from model.errors import InputError, Stopped, one_line
 from pipelines.batch_command import batch
 from pipelines.data import app as data
 from pipelines.ending import call
-from pipelines.kubeflow_options import PASSES_ON
+from pipelines.kubeflow.options import PASSES_ON
+from pipelines.kubeflow.runs_command import app as runs_at_kubeflow
+from pipelines.kubeflow.schedule_command import app as schedule
+from pipelines.kubeflow.submit_command import submit
 from pipelines.models import app as models
 from pipelines.options import Runs, source_path, with_pipeline_parameters
 from pipelines.parameters import PROFILES, SEARCHED, TRAINING
-from pipelines.runs_command import app as runs_at_kubeflow
-from pipelines.schedule_command import app as schedule
+from pipelines.sections import Sections
 from pipelines.serve_command import serve
-from pipelines.submit_command import submit
 from pipelines.view_command import view
 from pipelines.weights_commands import app as weights
 
 app = typer.Typer(
+    cls=Sections,
     help="Train, judge, register and use networks that fuse medical images.",
     no_args_is_help=True,
     add_completion=False,

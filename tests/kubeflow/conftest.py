@@ -9,9 +9,9 @@ import pytest
 from kfp_server import KfpServer
 from wire import COMMIT
 
-from pipelines import kubeflow, packages, schedules
 from pipelines.cli import main
 from pipelines.compile import compile_pipeline
+from pipelines.kubeflow import client, packages, schedules
 
 
 @dataclass
@@ -67,7 +67,7 @@ def nowhere(monkeypatch, tmp_path, compile_once):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(packages, "git_commit", lambda: COMMIT)
     monkeypatch.setattr(packages, "compile_pipeline", compile_once)
-    monkeypatch.setattr(kubeflow, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(client, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(schedules, "_QUIET", 0.0)
     monkeypatch.chdir(tmp_path)
     return monkeypatch

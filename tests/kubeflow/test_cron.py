@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from model.errors import InputError
-from pipelines.cron import Cron, interval_words, parse_interval
+from pipelines.kubeflow.cron import Cron, interval_words, parse_interval
 
 BERLIN = ZoneInfo("Europe/Berlin")
 EVERY_DAY = [("*", set(range(first, last)), True) for first, last in ((1, 32), (1, 13), (0, 7))]

@@ -8,8 +8,8 @@ import pytest
 from kfp_server import API
 from wire import Fault, step
 
-from pipelines.runs_command import interruptible
-from pipelines.runs_display import duration
+from pipelines.kubeflow.runs_display import duration
+from pipelines.kubeflow.waiting import interruptible
 
 BEGAN, ENDED = "2026-11-23T12:00:00Z", "2026-11-23T12:03:20Z"
 PULL = 'Back-off pulling image "atlas-fusion:0.1.0"'
@@ -53,7 +53,7 @@ def test_the_beginning_of_an_id_is_enough(fusion, server, start, refused):
     for id_ in ("aaaa1", "aaaa2"):
         server.runs[id_].run_id = id_
     assert "2 runs begin with aaaa; give more of the id" in refused("runs", "delete", "aaaa", "--yes")
-    assert "no run  at" in refused("runs", "delete", "", "--yes")
+    assert "no run '' at" in refused("runs", "delete", "", "--yes")
     assert len(server.runs) == 2
 
 
@@ -179,7 +179,7 @@ def test_deleting_asks_unless_told_not_to(fusion, server, start, refused):
 @pytest.mark.parametrize("verb", ["show", "stop", "retry", "delete", "wait"])
 def test_a_run_that_is_not_there(refused, nowhere, server, verb: str):
     nowhere.setenv("FUSION_KFP_HOST", server.url)
-    assert "no run abc" in refused("runs", verb, "abc")
+    assert "no run 'abc'" in refused("runs", verb, "abc")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,11 @@ def test_a_run_that_is_not_there(refused, nowhere, server, verb: str):
 def test_a_filter_that_fits_nothing(refused, nowhere, server, options: list[str], said: str):
     nowhere.setenv("FUSION_KFP_HOST", server.url)
     assert said in refused("runs", "list", *options)
+
+
+def test_of_a_filter_that_finds_nothing_it_is_not_said_that_there_are_no_runs(fusion, start):
+    start()
+    assert fusion("runs", "list", "--state", "failed").stdout == "no such runs\n"
 
 
 def test_the_ui_may_be_elsewhere(fusion, nowhere, server, start):

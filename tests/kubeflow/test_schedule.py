@@ -13,12 +13,12 @@ import pytest
 from kfp_server import API
 from wire import COMMIT, Fault
 
-from pipelines import packages, schedules
 from pipelines.code import code_version
-from pipelines.cron import Cron
-from pipelines.kubeflow import Kubeflow
-from pipelines.kubeflow_access import Access
-from pipelines.schedules import When, replace
+from pipelines.kubeflow import packages, schedules
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.client import Kubeflow
+from pipelines.kubeflow.cron import Cron
+from pipelines.kubeflow.schedules import When, replace
 
 ROOT = Path(__file__).parents[2]
 WEEKLY = ("--cron", "30 2 * * mon")
@@ -45,6 +45,8 @@ def test_a_schedule_runs_this_commit_by_the_clock(fusion, server):
     assert schedule.runtime_config.parameters == {"epochs": 3, "git_commit": COMMIT, "code_version": code_version()}
     assert "runs       at 02:30 on every Monday\n" in done.stdout
     assert "is created\n" in done.stdout
+    told = json.loads(create(fusion, "weekly", *WEEKLY, "--epochs", "3", "--json").stdout)
+    assert (told["version"], told["done"], told["id"]) == (COMMIT[:12], "unchanged", schedule.recurring_run_id)
     times = [line.split()[1:5] for line in done.stdout.splitlines() if line.startswith("next")]
     assert [(day, time, zone) for day, _, time, zone in times] == [("Mon", "02:30:00", "UTC")] * 3
     dates = [datetime.fromisoformat(f"{date}T{time}+00:00") for _, date, time, _ in times]
@@ -76,6 +78,20 @@ def test_following_the_latest_leaves_version_and_code_to_it(fusion, server, monk
     done = create(fusion, "latest", *WEEKLY, "--follow-latest", "--epochs", "3")
     assert "the latest version, now ffffffffffff" in done.stdout, "an older checkout does not become the latest"
     assert "is unchanged" in done.stdout
+
+
+def test_a_checkout_with_changes_may_follow_the_latest_version_that_is_there(fusion, server, monkeypatch):
+    monkeypatch.setattr(packages, "git_commit", lambda: f"{COMMIT}-dirty")
+    done = fusion("schedule", "create", "latest", *WEEKLY, "--follow-latest")
+    assert done.returncode == 2 and "the checkout has changes that no commit holds" in done.stderr
+    assert not server.versions and not server.schedules, "what is refused is the first version"
+    monkeypatch.setattr(packages, "git_commit", lambda: COMMIT)
+    assert fusion("submit", "--pipeline", "retraining", "--upload-only").returncode == 0
+    monkeypatch.setattr(packages, "git_commit", lambda: f"{COMMIT}-dirty")
+    create(fusion, "latest", *WEEKLY, "--follow-latest")
+    assert only(server.versions).name == COMMIT[:12], "nothing of the checkout is used"
+    assert only(server.schedules).runtime_config.parameters in (None, {})
+    assert fusion("schedule", "create", "weekly", *WEEKLY).returncode == 2
 
 
 def test_parameters_must_fit_the_latest_version(fusion, server):
@@ -178,6 +194,15 @@ def test_a_time_that_is_about_to_come_is_let_pass_first(server, fusion, monkeypa
     assert 40 <= paused[0] <= 41.1
 
 
+def test_who_waits_for_such_a_time_is_told_so(fusion, server, monkeypatch):
+    create(fusion, "often", "--cron", "* * * * * *")
+    waited = []
+    monkeypatch.setattr(schedules, "_QUIET", 40.0)
+    monkeypatch.setattr("time.sleep", waited.append)
+    done = create(fusion, "often", "--every", "24h")
+    assert f"a run is about to start; the schedule is changed after it, in {waited[0]:.0f} s" in done.stderr
+
+
 def test_another_s_schedule_stays(fusion, server):
     create(fusion, "weekly", *WEEKLY)
     create(fusion, "weekly-2", *WEEKLY)
@@ -199,6 +224,8 @@ def test_of_two_with_one_name_none_is_resumed_and_both_are_deleted(fusion, serve
         each.display_name = "weekly"
     done = fusion("schedule", "resume", "weekly")
     assert done.returncode == 2 and "2 schedules are called weekly" in done.stderr
+    done = fusion("schedule", "show", "weekly", "--json")
+    assert (done.returncode, done.stdout) == (2, ""), "two values one behind the other are no JSON"
     assert not server.active
     done = fusion("schedule", "delete", "weekly")
     assert done.returncode == 2 and "say so with --yes" in done.stderr and len(server.schedules) == 2
@@ -235,6 +262,8 @@ def test_a_dry_run_says_when_and_asks_nobody(run_command):
     done = run_command("schedule", "create", "weekly", *WEEKLY, "--dry-run")
     assert "weekly would run atlas-fusion-retraining at 02:30 on every Monday" in done.stdout
     assert done.stdout.count("next ") == 3
+    told = json.loads(run_command("schedule", "create", "daily", "--every", "24h", "--dry-run", "--json").stdout)
+    assert (told["when"], len(told["next_utc"])) == ("every 24 hours", 3)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import yaml
 from kfp_server import API
 from wire import COMMIT, Fault, step
 
-from pipelines import packages
 from pipelines.code import code_version
 from pipelines.compile import PIPELINES
-from pipelines.kubeflow import Kubeflow
-from pipelines.kubeflow_access import Access
-from pipelines.kubeflow_runs import follow
+from pipelines.kubeflow import packages
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.client import Kubeflow
+from pipelines.kubeflow.waiting import follow
 
 ROOT = Path(__file__).parents[2]
 VERSION = COMMIT[:12]
@@ -174,6 +174,20 @@ def test_json_is_all_that_stands_on_standard_output(fusion, server):
     told = json.loads(fusion("submit", "--json").stdout)
     assert told["run"] == only(server.runs).run_id
     assert told["version_id"] == only(server.versions).pipeline_version_id
+
+
+def test_with_json_the_steps_that_are_waited_for_stand_beside_it(fusion, server):
+    ending(server, "SUCCEEDED", *step("train", "SUCCEEDED", "2026-11-23T12:00:00Z", "2026-11-23T12:00:12Z"))
+    done = fusion("submit", "--wait", "--poll", "0", "--json")
+    told = json.loads(done.stdout)
+    assert (told["run"], told["version"]) == (only(server.runs).run_id, VERSION)
+    assert "train        done in 12 s\n" in done.stderr and done.stderr.endswith(f"run {told['run']} succeeded\n")
+
+
+def test_a_dry_run_is_told_to_programs_too(fusion, server):
+    told = json.loads(fusion("submit", "--dry-run", "--json", "--epochs", "3").stdout)
+    assert (told["version"], told["reused"], told["parameters"]["epochs"]) == (VERSION, False, 3)
+    assert not server.runs and not server.versions
 
 
 def test_two_who_upload_the_same_at_once_end_with_one(fusion, server):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli import app
 from pipelines.parameters import PROFILES, Parameters, described, with_profile
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +26,19 @@ def test_every_pipeline_parameter_is_an_option_of_run(fusion, monkeypatch):
 @pytest.mark.parametrize("group", [(), ("data",), ("models",), ("weights",), ("schedule",), ("runs",)])
 def test_help_says_what_each_command_does_in_a_whole_sentence(fusion, monkeypatch, group):
     monkeypatch.setenv("COLUMNS", "80")
-    commands = fusion(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    lines = fusion(*group, "--help").stdout.partition("and exit.\n\n")[2].splitlines()
+    commands = [line for line in lines if line and not line.endswith(":")]
     assert commands and all(line.startswith("  ") and line.endswith(".") for line in commands)
     assert not any("..." in line for line in commands)
+
+
+def test_the_help_has_every_command_once_and_those_of_kubeflow_together(fusion):
+    lines = fusion("--help").stdout.partition("and exit.\n\n")[2].splitlines()
+    commands = [line.split()[0] for line in lines if line.startswith("  ")]
+    registered = [each.name or each.callback.__name__ for each in app.registered_commands]
+    assert sorted(commands) == sorted([*registered, *(each.name for each in app.registered_groups)])
+    begin = lines.index("Run on a cluster:")
+    assert [line.split()[0] for line in lines[begin + 1 : begin + 5]] == ["compile", "submit", "schedule", "runs"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

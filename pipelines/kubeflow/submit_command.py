@@ -1,35 +1,34 @@
 """The `fusion submit` command."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model.errors import InputError, one_line
-from pipelines.kubeflow_options import (
+from pipelines.kubeflow.options import (
     AllowDirty,
     AsJson,
-    Ca,
-    Host,
+    Connect,
     Image,
     KfpExperiment,
-    Namespace,
     Pipeline,
     Profile,
-    Timeout,
     VersionName,
-    connect,
+    connecting,
     own_options,
+    print_json,
 )
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.packages import Package
-    from pipelines.submission import Uploaded
+    from pipelines.kubeflow.client import Kubeflow
+    from pipelines.kubeflow.packages import Package
+    from pipelines.kubeflow.submission import Uploaded
 
 
+@connecting
 def submit(
     context: typer.Context,
+    connect: Connect,
     pipeline: Pipeline = "training",
     profile: Profile = "quick",
     image: Image = "",
@@ -47,10 +46,6 @@ def submit(
         bool, typer.Option("--parameters", help="List the pipeline's parameters, and do nothing else.")
     ] = False,
     as_json: AsJson = False,
-    host: Host = None,
-    namespace: Namespace = None,
-    ca: Ca = None,
-    timeout: Timeout = 30.0,
 ) -> None:
     """Run the pipeline on a cluster, by Kubeflow Pipelines.
 
@@ -58,8 +53,8 @@ def submit(
     compiled and uploaded as a version named by the git commit, or the version that is there is used again. Where
     Kubeflow is, and who asks, the environment says: docs/kubeflow.md.
     """
-    from pipelines.packages import packaged, read_options, typed
-    from pipelines.submission import ensure_version, run_parameters, warn
+    from pipelines.kubeflow.packages import packaged, read_options
+    from pipelines.kubeflow.submission import ensure_version, own_values, run_parameters, warn
 
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run or parameters) as package:
@@ -68,85 +63,76 @@ def submit(
             return
         if upload_only and (given or wait or name):
             raise InputError("--upload-only starts no run; leave the parameters, --name and --wait out")
-        notes: list[str] = []
-        asked = typed(given, package.inputs, pipeline, own_options(context))
-        values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
-        values |= {own: package.inputs[own]["defaultValue"] for own in ("git_commit", "code_version")}
+        values, notes = run_parameters(pipeline, profile, given, package, own_options(context))
+        values |= own_values(package)
         title = name or f"{pipeline} {package.version}"
         if dry_run:
-            reached = connect(host, namespace, ca, timeout) if host else None
-            _print_plan(package, kfp_experiment, title, values, reached, allow_dirty)
+            plan = {"experiment": kfp_experiment, "run": title, "parameters": dict(sorted(values.items()))}
+            _print_plan(package, plan, connect() if context.params["host"] else None, allow_dirty, as_json)
             return
-        kubeflow = connect(host, namespace, ca, timeout)
+        kubeflow = connect()
         uploaded = ensure_version(kubeflow, package)
-    _say(as_json, f"version {uploaded.name} of {package.name}{', there already' if uploaded.reused else ', uploaded'}")
+    how = "there already" if uploaded.reused else "uploaded"
+    _say(as_json, f"version {uploaded.version} of {package.name}, {how}")
     _say(as_json, f"image   {package.image}")
     for note in notes:
         warn(note)
     if upload_only:
         if as_json:
-            _print_json(vars(uploaded))
+            print_json(vars(uploaded))
         return
     run_id = _start(kubeflow, uploaded, kfp_experiment, title, values)
     if as_json:
-        _print_json({"run": run_id, "page": kubeflow.run_page(run_id), **vars(uploaded)})
+        print_json({"run": run_id, "page": kubeflow.run_page(run_id), **vars(uploaded)})
     else:
         typer.echo(one_line(f"run     {run_id} in experiment {kfp_experiment}"))
         typer.echo(one_line(f"page    {kubeflow.run_page(run_id)}"))
     if wait:
-        from pipelines.runs_command import wait_for
+        from pipelines.kubeflow.waiting import wait_for
 
-        wait_for(kubeflow, run_id, poll)
+        # With --json, standard output is for the program.
+        wait_for(kubeflow, run_id, poll, err=as_json)
 
 
 def _start(kubeflow: "Kubeflow", uploaded: "Uploaded", experiment: str, title: str, values: dict[str, Any]) -> str:
     import kfp_server_api as kfp
 
-    reference = kfp.V2beta1PipelineVersionReference(uploaded.pipeline_id, uploaded.version_id)
     run = kfp.V2beta1Run(
         experiment_id=kubeflow.ensure_experiment(experiment).experiment_id,
         display_name=title,
-        pipeline_version_reference=reference,
+        pipeline_version_reference=uploaded.reference(),
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=values),
     )
     return str(kubeflow.create_run(run).run_id)
 
 
 def _print_plan(
-    package: "Package",
-    experiment: str,
-    title: str,
-    values: dict[str, Any],
-    kubeflow: "Kubeflow | None",
-    allow_dirty: bool,
+    package: "Package", plan: dict[str, Any], kubeflow: "Kubeflow | None", allow_dirty: bool, as_json: bool
 ) -> None:
-    from pipelines.packages import is_dirty
-    from pipelines.submission import find_version
+    from pipelines.kubeflow.submission import find_version
 
-    there = "Kubeflow was not asked; name it with --host"
-    if kubeflow is not None:
-        there = "there already: used again" if find_version(kubeflow, package) else "new: uploaded"
-    refused = "; refused without --allow-dirty" if is_dirty(package) and not allow_dirty else ""
-    lines = {
-        "pipeline": package.name,
-        "version": f"{package.version} ({there}{refused})",
-        "image": package.image,
-        "experiment": experiment,
-        "run": title,
-    }
-    for head, text in lines.items():
+    there = find_version(kubeflow, package) is not None if kubeflow else None
+    named = {"pipeline": package.name, "version": package.version, "image": package.image}
+    if as_json:
+        print_json(named | {"reused": there} | plan)
+        return
+    how = {None: "Kubeflow was not asked; name it with --host", True: "there already: used again"}
+    refused = "; refused without --allow-dirty" if package.commit.endswith("-dirty") and not allow_dirty else ""
+    named["version"] += f" ({how.get(there, 'new: uploaded')}{refused})"
+    parameters = plan.pop("parameters")
+    for head, text in (named | plan).items():
         typer.echo(one_line(f"{head:<11}{text}"))
-    for name, value in sorted(values.items()):
+    for name, value in parameters.items():
         typer.echo(one_line(f"{'parameter':<11}{name} = {value}"))
-    typer.echo("nothing was sent" if kubeflow is None else "nothing was changed")
+    typer.echo("nothing was changed" if kubeflow else "nothing was sent")
 
 
 def _print_parameters(package: "Package", as_json: bool) -> None:
-    from pipelines.packages import KINDS, OWN_PARAMETERS
+    from pipelines.kubeflow.packages import KINDS, OWN_PARAMETERS
 
     inputs = {name: each for name, each in package.inputs.items() if name not in OWN_PARAMETERS}
     if as_json:
-        _print_json(inputs)
+        print_json(inputs)
         return
     for name, each in inputs.items():
         option = f"--{name.replace('_', '-')}"
@@ -157,7 +143,3 @@ def _print_parameters(package: "Package", as_json: bool) -> None:
 def _say(as_json: bool, line: str) -> None:
     # With --json, standard output is for the program.
     typer.echo(one_line(line), err=as_json)
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,18 +1,12 @@
 """A run at Kubeflow as its user thinks of it: steps, their states, durations and what went wrong."""
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipelines.kubeflow_errors import Refused
-
 if TYPE_CHECKING:
     import kfp_server_api as kfp
-
-    from pipelines.kubeflow import Kubeflow
 
 STATES = ("pending", "running", "succeeded", "skipped", "failed", "canceling", "canceled", "paused")
 ENDED = ("succeeded", "skipped", "failed", "canceled")
@@ -20,7 +14,6 @@ _DRIVER = "-driver"
 _INNER = ("root", "executor")
 # What the compiler calls handlers, conditions and loops; their steps stand for them.
 _CONTROL = re.compile(r"(exit-handler|condition(-branches)?|for-loop|iteration(-item|-iterations)?)(-\d+|\(.*\))*")
-_LOST = 600  # seconds without an answer after which a wait is given up
 
 
 @dataclass(frozen=True)
@@ -118,45 +111,3 @@ def look_closer(run: "kfp.V2beta1Run", namespace: str) -> str:
     """The command that says more of a run whose failure Kubeflow gives no reason for."""
     where = namespace or "kubeflow"
     return f"kubectl describe pods --namespace {where} --selector pipeline/runid={run.run_id}"
-
-
-def follow(
-    kubeflow: "Kubeflow",
-    run_id: str,
-    poll: float,
-    tell: Callable[[Step], None],
-    warn: Callable[[str], None],
-    pause: Callable[[float], None] = time.sleep,
-) -> "kfp.V2beta1Run":
-    """Wait for the end of a run, `tell` hearing of every step whose state or error changes; return the run then.
-
-    What passes, such as a gateway that restarts, is waited for ten minutes; anything else raises InputError.
-    """
-    told: dict[tuple[str, int], tuple[str, str]] = {}
-    lost = 0.0
-    while True:
-        try:
-            run = kubeflow.run(run_id)
-            lost = 0.0
-        except Refused as failure:
-            lost += poll
-            if not failure.passing or lost > _LOST:
-                raise
-            warn(f"{failure}; still waiting")
-        else:
-            _tell_changes(steps_of(run), told, tell)
-            if state_of(run) in ENDED:
-                return run
-        pause(poll)
-
-
-def _tell_changes(
-    steps: list[Step], told: dict[tuple[str, int], tuple[str, str]], tell: Callable[[Step], None]
-) -> None:
-    seen: dict[str, int] = {}
-    for step in steps:
-        seen[step.name] = seen.get(step.name, 0) + 1
-        key, now = (step.name, seen[step.name]), (step.state, step.error)
-        if told.get(key) != now:
-            told[key] = now
-            tell(step)

@@ -1,12 +1,16 @@
-"""The options of every command that talks to Kubeflow."""
+"""What the commands that talk to Kubeflow have in common: their options, the connection, JSON for programs."""
 
+import inspect
+import json
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 Host = Annotated[
     str | None,
@@ -56,9 +60,32 @@ def own_options(context: typer.Context) -> list[str]:
     return [parameter.name for parameter in context.command.params if parameter.name]
 
 
-def connect(host: str | None, namespace: str | None, ca: Path | None, timeout: float) -> "Kubeflow":
+def connect(host: Host = None, namespace: Namespace = None, ca: Ca = None, timeout: Timeout = 30.0) -> "Kubeflow":
     """The cluster that the options and the environment describe; raises InputError where none answers."""
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.kubeflow_access import Access
+    from pipelines.kubeflow.access import Access
+    from pipelines.kubeflow.client import Kubeflow
 
     return Kubeflow(Access.find(host, namespace, ca, timeout))
+
+
+Connect = Callable[[], "Kubeflow"]
+
+
+def connecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `connect`; its argument of that name is `connect` with what they say."""
+    options = inspect.signature(connect).parameters
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        access = {name: given.pop(name) for name in options}
+        command(**given, connect=partial(connect, **access))
+
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "connect"]
+    call.__signature__ = inspect.Signature([*own, *options.values()])  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in own}
+    return call
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

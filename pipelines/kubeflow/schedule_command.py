@@ -1,35 +1,36 @@
 """The `fusion schedule` commands: runs that Kubeflow starts by the clock."""
 
-import json
+import time
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model.errors import InputError, one_line
 from pipelines.asking import ask
-from pipelines.kubeflow_options import (
+from pipelines.kubeflow.options import (
     PASSES_ON,
     AllowDirty,
     AsJson,
-    Ca,
-    Host,
+    Connect,
     Image,
     KfpExperiment,
-    Namespace,
     Pipeline,
     Profile,
-    Timeout,
     VersionName,
     Yes,
-    connect,
+    connecting,
     own_options,
+    print_json,
 )
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
-    from pipelines.kubeflow import Kubeflow
-    from pipelines.packages import Package
+    from pipelines.kubeflow.client import Kubeflow
+    from pipelines.kubeflow.packages import Package
+    from pipelines.kubeflow.schedules import When
+    from pipelines.kubeflow.submission import Uploaded
 
 app = typer.Typer(
     help="Let Kubeflow start runs by the clock.\n\nFUSION_KFP_HOST and its like say where it is: docs/kubeflow.md.",
@@ -43,8 +44,10 @@ TimeZone = Annotated[
 
 
 @app.command(context_settings=PASSES_ON)
+@connecting
 def create(
     context: typer.Context,
+    connect: Connect,
     name: Annotated[str, typer.Argument(help="Name; a schedule of that name is replaced.")],
     cron: Annotated[
         str | None,
@@ -66,73 +69,81 @@ def create(
         bool, typer.Option("--dry-run", help="Say when it would run; ask Kubeflow for nothing.")
     ] = False,
     as_json: AsJson = False,
-    host: Host = None,
-    namespace: Namespace = None,
-    ca: Ca = None,
-    timeout: Timeout = 30.0,
 ) -> None:
     """Start the pipeline by the clock, or change when.
 
     The pipeline's parameters are options, too, as of `fusion submit`. At most one run is under way at a time; of
     several times that were missed meanwhile only the last is run. The same command again changes nothing.
     """
-    from pipelines.packages import packaged, read_options, typed
-    from pipelines.schedules import When, next_lines, replace, zone_named
-    from pipelines.submission import run_parameters, warn
+    from pipelines.kubeflow.packages import packaged, read_options
+    from pipelines.kubeflow.schedules import When, next_lines, replace, zone_named
+    from pipelines.kubeflow.schedules_display import told
+    from pipelines.kubeflow.submission import own_values, run_parameters, warn
 
     if name.startswith("-") or not name.strip():
         raise InputError(f"{name!r} is no name of a schedule; give the name first, then options")
     when, zone = When.asked(cron, every), zone_named(time_zone)
     given = read_options(context.args)
-    with packaged(pipeline, image, version_name, allow_dirty or dry_run) as package:
-        notes: list[str] = []
-        asked = typed(given, package.inputs, pipeline, own_options(context))
-        values = run_parameters(pipeline, profile, asked, package.inputs, notes.append)
+    with packaged(pipeline, image, version_name, allow_dirty or dry_run or follow_latest) as package:
+        values, notes = run_parameters(pipeline, profile, given, package, own_options(context))
         if dry_run:
-            typer.echo(one_line(f"{name} would run {package.name} {when.words()}"))
-            next_lines(when, None, zone, lambda line: typer.echo(f"next       {line}"))
+            _print_plan(name, package, when, values, zone, as_json)
             return
-        kubeflow = connect(host, namespace, ca, timeout)
-        reference, version = _reference(kubeflow, package, follow_latest, values)
-    wanted = _wanted(name, reference, values, package)
+        kubeflow = connect()
+        version = _version(kubeflow, package, values, follow_latest, allow_dirty)
+    if not follow_latest:
+        values |= own_values(package)
+    wanted = _wanted(name, version.reference(latest=follow_latest), values, package)
     wanted.experiment_id = kubeflow.ensure_experiment(kfp_experiment).experiment_id
     wanted.trigger = when.trigger()
-    made, what = replace(kubeflow, wanted, not disabled, zone)
+    made, what = replace(kubeflow, wanted, not disabled, zone, _wait_aloud)
     for note in notes:
         warn(note)
     page = kubeflow.schedule_page(made.recurring_run_id)
     if as_json:
-        _print_json(_told(made, page) | {"done": what, "version": version})
+        print_json(told(made, page) | {"done": what, "version": version.version})
         return
     typer.echo(one_line(f"schedule   {name} ({made.recurring_run_id}) is {what}"))
     typer.echo(f"runs       {when.words()}{', once it is resumed' if disabled else ''}")
     next_lines(when, made, zone, lambda line: typer.echo(f"next       {line}"))
-    typer.echo(one_line(f"pipeline   {package.name}, {version}"))
+    latest = "the latest version, now" if follow_latest else "version"
+    typer.echo(one_line(f"pipeline   {package.name}, {latest} {version.version}"))
     typer.echo(f"page       {page}")
 
 
-def _reference(
-    kubeflow: "Kubeflow", package: "Package", follow_latest: bool, values: dict[str, Any]
-) -> tuple["kfp.V2beta1PipelineVersionReference", str]:
-    """What is to be run, and how to call it; the parameters must fit the version that would run now."""
-    import kfp_server_api as kfp
+def _wait_aloud(seconds: float) -> None:
+    from pipelines.kubeflow.submission import warn
 
-    from pipelines.packages import OWN_PARAMETERS
-    from pipelines.submission import ensure_version, latest_inputs
+    warn(f"a run is about to start; the schedule is changed after it, in {seconds:.0f} s (Ctrl-C leaves it as it is)")
+    time.sleep(seconds)
 
-    if follow_latest and (latest := latest_inputs(kubeflow, package)):
-        pipeline_id, version, inputs = latest
-        if unknown := sorted(set(values) - set(inputs)):
-            raise InputError(
-                f"the latest version, {version}, has no parameter {unknown[0]}; leave it out, or upload one"
-            )
-        return kfp.V2beta1PipelineVersionReference(pipeline_id=pipeline_id), f"the latest version, now {version}"
-    uploaded = ensure_version(kubeflow, package)
+
+def _print_plan(
+    name: str, package: "Package", when: "When", values: dict[str, Any], zone: tzinfo, as_json: bool
+) -> None:
+    from pipelines.kubeflow.schedules import next_lines
+
+    if as_json:
+        plan = {"name": name, "pipeline": package.name, "when": when.words(), "next_utc": when.next_utc()}
+        print_json(plan | {"parameters": values})
+        return
+    typer.echo(one_line(f"{name} would run {package.name} {when.words()}"))
+    next_lines(when, None, zone, lambda line: typer.echo(f"next       {line}"))
+
+
+def _version(
+    kubeflow: "Kubeflow", package: "Package", values: dict[str, Any], follow_latest: bool, allow_dirty: bool
+) -> "Uploaded":
+    """The version to be run, uploaded if need be; of the latest one that is there nothing of the checkout is used."""
+    from pipelines.kubeflow.packages import check_clean
+    from pipelines.kubeflow.submission import ensure_version, latest_version
+
     if follow_latest:
-        now = f"the latest version, now {uploaded.name}"
-        return kfp.V2beta1PipelineVersionReference(pipeline_id=uploaded.pipeline_id), now
-    values |= {own: package.inputs[own]["defaultValue"] for own in OWN_PARAMETERS}
-    return kfp.V2beta1PipelineVersionReference(uploaded.pipeline_id, uploaded.version_id), f"version {uploaded.name}"
+        if latest := latest_version(kubeflow, package, values):
+            return latest
+        if not allow_dirty:
+            check_clean(package.commit)
+    return ensure_version(kubeflow, package)
 
 
 def _wanted(
@@ -151,83 +162,62 @@ def _wanted(
 
 
 @app.command("list")
-def list_(
-    as_json: AsJson = False,
-    time_zone: TimeZone = "UTC",
-    host: Host = None,
-    namespace: Namespace = None,
-    ca: Ca = None,
-    timeout: Timeout = 30.0,
-) -> None:
+@connecting
+def list_(connect: Connect, as_json: AsJson = False, time_zone: TimeZone = "UTC") -> None:
     """List the schedules. Says in words when they run, and whether they do."""
-    from pipelines.schedules import zone_named
-    from pipelines.schedules_display import print_schedules
+    from pipelines.kubeflow.schedules import zone_named
+    from pipelines.kubeflow.schedules_display import print_schedules, told
 
     zone = zone_named(time_zone)
-    kubeflow = connect(host, namespace, ca, timeout)
+    kubeflow = connect()
     found = kubeflow.schedules()
     if as_json:
-        _print_json([_told(each, kubeflow.schedule_page(each.recurring_run_id)) for each in found])
+        print_json([told(each, kubeflow.schedule_page(each.recurring_run_id)) for each in found])
     else:
         print_schedules(found, zone)
 
 
 @app.command()
-def show(
-    name: Name,
-    as_json: AsJson = False,
-    time_zone: TimeZone = "UTC",
-    host: Host = None,
-    namespace: Namespace = None,
-    ca: Ca = None,
-    timeout: Timeout = 30.0,
-) -> None:
+@connecting
+def show(connect: Connect, name: Name, as_json: AsJson = False, time_zone: TimeZone = "UTC") -> None:
     """Show a schedule. Says when it runs next, what, and with which parameters."""
-    from pipelines.schedules import zone_named
-    from pipelines.schedules_display import print_schedule
+    from pipelines.kubeflow.schedules import zone_named
+    from pipelines.kubeflow.schedules_display import print_schedule, told
 
     zone = zone_named(time_zone)
-    kubeflow = connect(host, namespace, ca, timeout)
+    kubeflow = connect()
+    if as_json:
+        only = _only(kubeflow, name)
+        print_json(told(only, kubeflow.schedule_page(only.recurring_run_id)))
+        return
     for each in _named(kubeflow, name):
-        page = kubeflow.schedule_page(each.recurring_run_id)
-        if as_json:
-            _print_json(_told(each, page))
-        else:
-            print_schedule(each, page, zone)
+        print_schedule(each, kubeflow.schedule_page(each.recurring_run_id), zone)
 
 
 @app.command()
-def pause(name: Name, host: Host = None, namespace: Namespace = None, ca: Ca = None, timeout: Timeout = 30.0) -> None:
+@connecting
+def pause(connect: Connect, name: Name) -> None:
     """Let a schedule start no runs until it is resumed."""
-    kubeflow = connect(host, namespace, ca, timeout)
+    kubeflow = connect()
     for each in _named(kubeflow, name):
         kubeflow.act_on_schedule(each.recurring_run_id, "disable")
     typer.echo(one_line(f"{name} starts no runs; `fusion schedule resume` lets it go on"))
 
 
 @app.command()
-def resume(name: Name, host: Host = None, namespace: Namespace = None, ca: Ca = None, timeout: Timeout = 30.0) -> None:
+@connecting
+def resume(connect: Connect, name: Name) -> None:
     """Let a schedule start runs again. If it missed any meanwhile, Kubeflow runs one at once."""
-    kubeflow = connect(host, namespace, ca, timeout)
-    found = _named(kubeflow, name)
-    if len(found) > 1:
-        ids = ", ".join(each.recurring_run_id for each in found)
-        raise InputError(f"{len(found)} schedules are called {name} ({ids}); create it again, which leaves one of them")
-    kubeflow.act_on_schedule(found[0].recurring_run_id, "enable")
+    kubeflow = connect()
+    kubeflow.act_on_schedule(_only(kubeflow, name).recurring_run_id, "enable")
     typer.echo(one_line(f"{name} starts runs again"))
 
 
 @app.command()
-def delete(
-    name: Name,
-    yes: Yes = False,
-    host: Host = None,
-    namespace: Namespace = None,
-    ca: Ca = None,
-    timeout: Timeout = 30.0,
-) -> None:
+@connecting
+def delete(connect: Connect, name: Name, yes: Yes = False) -> None:
     """Delete a schedule. The runs that it started stay."""
-    kubeflow = connect(host, namespace, ca, timeout)
+    kubeflow = connect()
     found = _named(kubeflow, name)
     ask(f"delete the schedule {name} ({', '.join(each.recurring_run_id for each in found)})?", yes)
     for each in found:
@@ -243,11 +233,10 @@ def _named(kubeflow: "Kubeflow", name: str) -> list["kfp.V2beta1RecurringRun"]:
     return found
 
 
-def _told(schedule: "kfp.V2beta1RecurringRun", page: str) -> dict[str, Any]:
-    from pipelines.schedules_display import told
-
-    return told(schedule) | {"page": page}
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+def _only(kubeflow: "Kubeflow", name: str) -> "kfp.V2beta1RecurringRun":
+    """The schedule of that name or id; raises InputError where there are more."""
+    found = _named(kubeflow, name)
+    if len(found) > 1:
+        ids = ", ".join(each.recurring_run_id for each in found)
+        raise InputError(f"{len(found)} schedules are called {name} ({ids}); create it again, which leaves one of them")
+    return found[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import InputError
-from pipelines.kubeflow_access import PORT_FORWARD, Access
+from pipelines.kubeflow.access import PORT_FORWARD, Access
 
 _LOGIN = re.compile(r"dex|oauth2|/auth|login|signin|sign_in|sso", re.IGNORECASE)
 _REDIRECTS = (301, 302, 303, 307, 308)

@@ -4,23 +4,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from model.errors import one_line
-from pipelines.kubeflow_runs import moment
-from pipelines.schedules import When, is_enabled, next_lines
+from pipelines.kubeflow.display import new_console, new_table, print_lines, settings_of
+from pipelines.kubeflow.runs import moment
+from pipelines.kubeflow.schedules import When, is_enabled, next_lines
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
 
-def told(schedule: "kfp.V2beta1RecurringRun") -> dict[str, Any]:
+def told(schedule: "kfp.V2beta1RecurringRun", page: str) -> dict[str, Any]:
     """A schedule as plain values; the next times are of a scheduler in UTC."""
-    when, now = When.of(schedule), datetime.now(UTC)
-    trigger, reference, config = schedule.trigger, schedule.pipeline_version_reference, schedule.runtime_config
-    times = when.next_times(now, UTC, moment(schedule.created_at) or now) if when else []
+    when, trigger, settings = When.of(schedule), schedule.trigger, settings_of(schedule)
     return {
         "id": schedule.recurring_run_id,
         "name": schedule.display_name or "",
@@ -28,30 +23,29 @@ def told(schedule: "kfp.V2beta1RecurringRun") -> dict[str, Any]:
         "when": when.words() if when else "",
         "cron": (trigger.cron_schedule.cron or "") if trigger and trigger.cron_schedule else "",
         "interval_seconds": when.interval if when else 0,
-        "next_utc": [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in times],
-        "pipeline_id": (reference.pipeline_id or "") if reference else "",
-        "version_id": (reference.pipeline_version_id or "") if reference else "",
-        "follows_latest": bool(reference and not reference.pipeline_version_id),
-        "parameters": dict(sorted(((config.parameters if config else None) or {}).items())),
+        "next_utc": when.next_utc(moment(schedule.created_at)) if when else [],
+        "pipeline_id": settings.pipeline_id,
+        "version_id": settings.version_id,
+        "follows_latest": bool(settings.pipeline_id and not settings.version_id),
+        "parameters": settings.parameters,
         "experiment_id": schedule.experiment_id or "",
         "max_concurrency": int(schedule.max_concurrency or 1),
         "catches_up": not schedule.no_catchup,
         "error": schedule.error.message if schedule.error and schedule.error.message else "",
+        "page": page,
     }
 
 
 def print_schedules(schedules: Sequence["kfp.V2beta1RecurringRun"], zone: tzinfo) -> None:
     """A table of schedules."""
-    console = Console(highlight=False, markup=False)
+    console = new_console()
     if not schedules:
         console.print("no schedules; `fusion schedule create` makes one")
         return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in ("schedule", "state", "runs", f"next ({datetime.now(zone).tzname()})", "version"):
-        table.add_column(column, overflow="fold")
+    table = new_table("schedule", "state", "runs", f"next ({datetime.now(zone).tzname()})", "version")
     now = datetime.now(UTC)
     for schedule in schedules:
-        facts, when = told(schedule), When.of(schedule)
+        facts, when = told(schedule, ""), When.of(schedule)
         times = when.next_times(now, zone, moment(schedule.created_at) or now) if when and facts["enabled"] else []
         upcoming = f"{times[0].astimezone(zone):%Y-%m-%d %H:%M}" if times else "-"
         version = "latest" if facts["follows_latest"] else facts["version_id"][:8]
@@ -62,11 +56,11 @@ def print_schedules(schedules: Sequence["kfp.V2beta1RecurringRun"], zone: tzinfo
 
 def print_schedule(schedule: "kfp.V2beta1RecurringRun", page: str, zone: tzinfo) -> None:
     """One schedule, line by line."""
-    console = Console(highlight=False, markup=False)
-    facts, when = told(schedule), When.of(schedule)
+    console = new_console()
+    facts, when = told(schedule, page), When.of(schedule)
 
     def say(head: str, text: str) -> None:
-        console.print(f"{head:<11}{one_line(text)}", soft_wrap=True)
+        print_lines(console, **{head: text})
 
     say("schedule", f"{facts['name']} ({facts['id']}), {'on' if facts['enabled'] else 'paused'}")
     say("runs", when.words() if when else "when this program cannot tell")

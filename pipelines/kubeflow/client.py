@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.kubeflow_access import Access
-from pipelines.kubeflow_errors import Failure, Refused, failure_of, refused
+from pipelines.kubeflow.access import Access
+from pipelines.kubeflow.errors import Failure, Refused, failure_of, refused
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
@@ -178,7 +178,7 @@ class Kubeflow:
         whole = run_id if len(run_id) >= _ID else self._whole_id(run_id)
         found = self._call(kfp.RunServiceApi, "run_service_get_run", whole, safe=True, missing=True) if whole else None
         if found is None:
-            raise InputError(f"no run {run_id} at {self.access.host}; `fusion runs list` lists them")
+            raise InputError(f"no run {run_id!r} at {self.access.host}; `fusion runs list` lists them")
         return found
 
     def _whole_id(self, beginning: str) -> str:
@@ -326,7 +326,7 @@ class Kubeflow:
     def _log_in(self) -> None:
         import requests
 
-        from pipelines.kubeflow_login import session_cookie
+        from pipelines.kubeflow.login import session_cookie
 
         access = self.access
         try:

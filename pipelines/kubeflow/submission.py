@@ -1,17 +1,19 @@
 """What `fusion submit` and `fusion schedule create` have in common: a version of the pipeline, and its parameters."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.kubeflow_errors import Refused
-from pipelines.packages import OWN_PARAMETERS, Package
+from pipelines.kubeflow.errors import Refused
+from pipelines.kubeflow.packages import OWN_PARAMETERS, Package, typed
 from pipelines.parameters import PROFILES, Parameters, with_profile
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow import Kubeflow
+    import kfp_server_api as kfp
+
+    from pipelines.kubeflow.client import Kubeflow
 
 
 @dataclass(frozen=True)
@@ -20,34 +22,44 @@ class Uploaded:
 
     pipeline_id: str
     version_id: str
-    name: str
+    version: str
     reused: bool
+
+    def reference(self, latest: bool = False) -> "kfp.V2beta1PipelineVersionReference":
+        """What a run or a schedule names it by; `latest` leaves the version to Kubeflow."""
+        import kfp_server_api as kfp
+
+        return kfp.V2beta1PipelineVersionReference(self.pipeline_id, None if latest else self.version_id)
 
 
 def run_parameters(
-    pipeline: str,
-    profile: str,
-    given: Mapping[str, Any],
-    inputs: Mapping[str, Mapping[str, Any]],
-    tell: Callable[[str], object],
-) -> dict[str, Any]:
-    """The parameters of a run that differ from the pipeline's defaults: the profile's, and those given over them.
+    pipeline: str, profile: str, options: Mapping[str, str], package: Package, own_options: Iterable[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The parameters of a run that differ from the pipeline's defaults, and notes on them for the user.
 
-    Raises InputError for values that no run could take, and for data that a cluster does not have.
+    They are the profile's, and over them the `options` as they were typed. Raises InputError for values that no run
+    could take, and for data that a cluster does not have.
     """
+    inputs = package.inputs
+    given = typed(options, inputs, pipeline, own_options)
     if "profile" not in inputs:
         if profile != next(iter(PROFILES)):
             raise InputError(f"the pipeline {pipeline} has no profiles; leave --profile {profile} out")
-        return dict(given)
+        return given, []
     from pipelines.prepare import check_values
 
     known = {each.name for each in fields(Parameters)}
     parameters = with_profile(profile, {name: value for name, value in given.items() if name in known})
     check_values(_with_some_version(parameters, pipeline))
-    _check_reachable(parameters, tell)
+    notes = _check_reachable(parameters)
     values = {name: value for name, value in vars(parameters).items() if name in inputs and name not in given}
     changed = {name: value for name, value in values.items() if value != inputs[name].get("defaultValue")}
-    return {name: value for name, value in changed.items() if name not in OWN_PARAMETERS} | dict(given)
+    return {name: value for name, value in changed.items() if name not in OWN_PARAMETERS} | given, notes
+
+
+def own_values(package: Package) -> dict[str, Any]:
+    """What the program fills in itself."""
+    return {name: package.inputs[name]["defaultValue"] for name in OWN_PARAMETERS}
 
 
 def _with_some_version(p: Parameters, pipeline: str) -> Parameters:
@@ -64,8 +76,8 @@ def _with_some_version(p: Parameters, pipeline: str) -> Parameters:
     return replace(p, data_version="0" * 32 + ".dir")
 
 
-def _check_reachable(p: Parameters, tell: Callable[[str], object]) -> None:
-    """Raise InputError for data that only this machine has."""
+def _check_reachable(p: Parameters) -> list[str]:
+    """Raise InputError for data that only this machine has; return what the user should know of the rest."""
     from components.ingest.dataset import PHANTOM
     from components.ingest.remote import SCHEME
     from model.vgg import STACKS
@@ -76,15 +88,16 @@ def _check_reachable(p: Parameters, tell: Callable[[str], object]) -> None:
             "--data-version, an absolute path inside the image, or --data phantom"
         )
     if p.perceptual in STACKS and p.perceptual != "random":
-        tell(
+        return [
             f"note: the train step fetches {p.perceptual} from the model zoo; where the cluster has no way there, give "
             "--perceptual random or a path inside the image"
-        )
-    elif p.perceptual not in STACKS and not p.perceptual.startswith("/"):
+        ]
+    if p.perceptual not in STACKS and not p.perceptual.startswith("/"):
         raise InputError(
             f"perceptual is {p.perceptual!r}, a file of this machine; give {', '.join(STACKS)} or a path inside the "
             "image"
         )
+    return []
 
 
 def find_version(kubeflow: "Kubeflow", package: Package) -> Uploaded | None:
@@ -102,8 +115,8 @@ def find_version(kubeflow: "Kubeflow", package: Package) -> Uploaded | None:
     return Uploaded(found.pipeline_id, found.pipeline_version_id, package.version, reused=True)
 
 
-def latest_inputs(kubeflow: "Kubeflow", package: Package) -> tuple[str, str, Mapping[str, Any]] | None:
-    """The pipeline's id, its latest version's name, and what parameters that takes; None where there is no version."""
+def latest_version(kubeflow: "Kubeflow", package: Package, values: Iterable[str]) -> Uploaded | None:
+    """The version that was uploaded last, if any; raises InputError if it has not all the parameters of `values`."""
     pipeline = kubeflow.pipeline(package.name)
     newest = next(kubeflow.versions(pipeline.pipeline_id), None) if pipeline else None
     if newest is None:
@@ -112,7 +125,10 @@ def latest_inputs(kubeflow: "Kubeflow", package: Package) -> tuple[str, str, Map
     specification = whole.pipeline_spec or {}
     root = specification.get("pipeline_spec", specification).get("root", {})
     inputs = root.get("inputDefinitions", {}).get("parameters", {})
-    return newest.pipeline_id, newest.name or newest.display_name, inputs
+    name = newest.name or newest.display_name
+    if unknown := sorted(set(values) - set(inputs)):
+        raise InputError(f"the latest version, {name}, has no parameter {unknown[0]}; leave it out, or upload one")
+    return Uploaded(newest.pipeline_id, newest.pipeline_version_id, name, reused=True)
 
 
 def ensure_version(kubeflow: "Kubeflow", package: Package) -> Uploaded:

@@ -44,6 +44,11 @@ class Package:
     inputs: Mapping[str, Mapping[str, Any]]
 
     @property
+    def commit(self) -> str:
+        """The commit that it was compiled from, with "-dirty" if the checkout had changes."""
+        return str(self.inputs["git_commit"]["defaultValue"])
+
+    @property
     def note(self) -> str:
         """The version's description, which tells its content from another's of the same name."""
         return f"image {self.image}; sha256 {self.digest}"
@@ -59,11 +64,8 @@ def packaged(pipeline: str, image: str, version: str, allow_dirty: bool) -> Iter
     if version and not _VERSION.fullmatch(version):
         raise InputError(f"--version-name is {version!r}; give at most 100 letters, digits, dots and dashes")
     commit = git_commit()
-    if commit.endswith("-dirty") and not allow_dirty:
-        raise InputError(
-            "the checkout has changes that no commit holds, so its name would say too little; commit them, or give "
-            "--allow-dirty"
-        )
+    if not allow_dirty:
+        check_clean(commit)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{pipeline}.yaml"
         compile_pipeline(path, pipeline, image)
@@ -96,9 +98,13 @@ def _version_name(commit: str, code: str, digest: str) -> str:
     return f"{clean}-dirty-{digest[:8]}" if commit.endswith("-dirty") else clean
 
 
-def is_dirty(package: Package) -> bool:
-    """Whether the package was compiled from a checkout with changes."""
-    return str(package.inputs["git_commit"]["defaultValue"]).endswith("-dirty")
+def check_clean(commit: str) -> None:
+    """Raise InputError for the commit of a checkout with changes."""
+    if commit.endswith("-dirty"):
+        raise InputError(
+            "the checkout has changes that no commit holds, so its name would say too little; commit them, or give "
+            "--allow-dirty"
+        )
 
 
 def read_options(arguments: list[str]) -> dict[str, str]:

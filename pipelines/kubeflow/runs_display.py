@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from model.errors import one_line
-from pipelines.kubeflow_runs import Step, errors_of, look_closer, moment, state_of, steps_of
+from pipelines.kubeflow.display import new_console, new_table, print_lines, settings_of
+from pipelines.kubeflow.runs import Step, errors_of, look_closer, moment, state_of, steps_of
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
@@ -42,7 +41,7 @@ def _seconds(run: "kfp.V2beta1Run", now: datetime) -> float | None:
 
 def told_run(run: "kfp.V2beta1Run", page: str, experiment: str = "") -> dict[str, Any]:
     """A run without its steps, as plain values."""
-    reference = run.pipeline_version_reference
+    settings = settings_of(run)
     return {
         "id": run.run_id,
         "name": run.display_name or "",
@@ -51,8 +50,8 @@ def told_run(run: "kfp.V2beta1Run", page: str, experiment: str = "") -> dict[str
         "finished": _written(moment(run.finished_at)),
         "experiment": experiment,
         "experiment_id": run.experiment_id or "",
-        "pipeline_id": (reference.pipeline_id or "") if reference else "",
-        "version_id": (reference.pipeline_version_id or "") if reference else "",
+        "pipeline_id": settings.pipeline_id,
+        "version_id": settings.version_id,
         "schedule_id": run.recurring_run_id or "",
         "page": page,
     }
@@ -61,9 +60,8 @@ def told_run(run: "kfp.V2beta1Run", page: str, experiment: str = "") -> dict[str
 def told_steps(run: "kfp.V2beta1Run") -> dict[str, Any]:
     """The parameters, steps and errors of a run, as plain values."""
     now = datetime.now(UTC)
-    config = run.runtime_config
     return {
-        "parameters": dict(sorted(((config.parameters if config else None) or {}).items())),
+        "parameters": settings_of(run).parameters,
         "steps": [
             {
                 "name": step.name,
@@ -81,14 +79,19 @@ def told_steps(run: "kfp.V2beta1Run") -> dict[str, Any]:
 
 
 def print_runs(
-    runs: Sequence["kfp.V2beta1Run"], experiments: Mapping[str, str], more: bool, console: Console | None = None
+    runs: Sequence["kfp.V2beta1Run"],
+    experiments: Mapping[str, str],
+    more: bool,
+    chosen: bool = False,
+    console: Console | None = None,
 ) -> None:
-    """A table of runs, the newest first."""
-    console = console or _console()
+    """A table of runs, the newest first; `chosen` says that others may be left out."""
+    console = console or new_console()
     if not runs:
-        console.print("no runs; `fusion submit` starts one")
+        console.print("no such runs" if chosen else "no runs; `fusion submit` starts one")
         return
-    table = _table("run", "state", "name", "experiment", UTC_TIME, "took", right=("took",))
+    columns = ("run", "state", "name", "experiment", UTC_TIME, "took")
+    table = new_table(*columns, whole=("run", "state", UTC_TIME), right=("took",))
     now = datetime.now(UTC)
     for run in runs:
         state, began = state_of(run), moment(run.created_at)
@@ -107,24 +110,18 @@ def print_run(
     run: "kfp.V2beta1Run", experiment: str, page: str, namespace: str = "", console: Console | None = None
 ) -> None:
     """One run, line by line: state, parameters, steps, what went wrong or how to find out, and its page."""
-    console = console or _console()
+    console = console or new_console()
     facts = told_steps(run)
     took = duration(_seconds(run, datetime.now(UTC)))
-    for head, text in (
-        ("run", run.run_id),
-        ("name", run.display_name or "-"),
-        ("experiment", experiment or "-"),
-        ("page", page),
-    ):
-        console.print(f"{head:<11}{one_line(text)}", soft_wrap=True)
+    print_lines(console, run=run.run_id, name=run.display_name or "-", experiment=experiment or "-", page=page)
     console.print(f"{'state':<11}", _coloured(state_of(run)), f", {took}", sep="", soft_wrap=True)
     if facts["parameters"]:
-        table = _table("parameter", "value")
+        table = new_table("parameter", "value")
         for name, value in facts["parameters"].items():
             table.add_row(name, one_line(str(value)))
         console.print("", table)
     if facts["steps"]:
-        table = _table("step", "state", "took", right=("took",))
+        table = new_table("step", "state", "took", whole=("state",), right=("took",))
         for step in facts["steps"]:
             table.add_row(
                 step["name"],
@@ -141,34 +138,18 @@ def print_run(
         console.print(f"\n{'more':<11}{look_closer(run, namespace)}", soft_wrap=True)
 
 
-def print_step(step: Step) -> None:
-    """A step whose state has changed, in one line."""
+def print_step(step: Step, err: bool = False) -> None:
+    """A step whose state has changed, in one line; on standard error if `err`."""
     took = step.seconds(datetime.now(UTC))
     how = {
         "succeeded": "unchanged, from the cache" if step.cached else f"done in {duration(took)}",
         "failed": f"failed after {duration(took)}",
     }.get(step.state, step.state)
     why = f": {one_line(step.error)}" if step.error else ""
-    _console().print(f"{step.name:<12} {how}{why}", soft_wrap=True)
+    new_console(err).print(f"{step.name:<12} {how}{why}", soft_wrap=True)
 
 
 def _coloured(state: str, more: str = "") -> Any:
     from rich.text import Text
 
     return Text(f"{state}{more}", style=COLOURS.get(state, ""))
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            overflow="fold",
-            no_wrap=column in ("run", "state", UTC_TIME, "took"),
-        )
-    return table

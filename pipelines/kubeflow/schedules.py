@@ -8,14 +8,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
-from pipelines.cron import Cron, interval_words, parse_interval
-from pipelines.kubeflow_errors import Refused
-from pipelines.kubeflow_runs import moment
+from pipelines.kubeflow.cron import Cron, interval_words, parse_interval
+from pipelines.kubeflow.errors import Refused
+from pipelines.kubeflow.runs import moment
 
 if TYPE_CHECKING:
     import kfp_server_api as kfp
 
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow.client import Kubeflow
 
 _SHOWN = 3  # of the next times
 _QUIET = 40.0  # seconds before and after a time of a schedule; Kubeflow looks at each every 30
@@ -59,6 +59,11 @@ class When:
         step = timedelta(seconds=self.interval)
         first = began + step * ((after - began) // step + 1)
         return [first + step * number for number in range(_SHOWN)]
+
+    def next_utc(self, began: datetime | None = None) -> list[str]:
+        """The next times of a scheduler in UTC, for programs."""
+        now = datetime.now(UTC)
+        return [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in self.next_times(now, UTC, began or now)]
 
     def trigger(self) -> "kfp.V2beta1Trigger":
         """As Kubeflow takes it."""
