@@ -42,6 +42,14 @@ KfpExperiment = Annotated[
         "--kfp-experiment", envvar="FUSION_KFP_EXPERIMENT", help="Kubeflow's experiment; made if it is not there."
     ),
 ]
+ServiceAccount = Annotated[
+    str,
+    typer.Option(
+        envvar="FUSION_KFP_SERVICE_ACCOUNT",
+        show_default=False,
+        help="Account that the steps run as, such as pipeline-runner; default: Kubeflow's own.",
+    ),
+]
 Pipeline = Annotated[str, typer.Option(help="Which pipeline; `fusion compile` lists them.")]
 Profile = Annotated[str, typer.Option(help="Set of defaults to start from: quick or atlas.")]
 Image = Annotated[

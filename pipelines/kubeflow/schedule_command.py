@@ -17,6 +17,7 @@ from pipelines.kubeflow.options import (
     KfpExperiment,
     Pipeline,
     Profile,
+    ServiceAccount,
     VersionName,
     Yes,
     connecting,
@@ -63,6 +64,7 @@ def create(
     profile: Profile = "quick",
     image: Image = "",
     kfp_experiment: KfpExperiment = "atlas-fusion",
+    service_account: ServiceAccount = "",
     version_name: VersionName = "",
     allow_dirty: AllowDirty = False,
     dry_run: Annotated[
@@ -95,7 +97,7 @@ def create(
         values |= own_values(package)
     wanted = _wanted(name, version.reference(latest=follow_latest), values, package)
     wanted.experiment_id = kubeflow.ensure_experiment(kfp_experiment).experiment_id
-    wanted.trigger = when.trigger()
+    wanted.trigger, wanted.service_account = when.trigger(), service_account or None
     made, what = replace(kubeflow, wanted, not disabled, zone, _wait_aloud)
     for note in notes:
         warn(note)

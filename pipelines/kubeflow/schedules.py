@@ -79,9 +79,10 @@ def is_enabled(schedule: "kfp.V2beta1RecurringRun") -> bool:
     return bool(schedule.status == "ENABLED" if schedule.status else schedule.mode == "ENABLE")
 
 
-def same(a: "kfp.V2beta1RecurringRun", b: "kfp.V2beta1RecurringRun") -> bool:
-    """Whether two schedules would start the same runs at the same times."""
-    return _essence(a) == _essence(b)
+def same(there: "kfp.V2beta1RecurringRun", wanted: "kfp.V2beta1RecurringRun") -> bool:
+    """Whether a schedule starts the runs that are wanted at those times, as that account where one is named."""
+    account = wanted.service_account or there.service_account
+    return _essence(there) == _essence(wanted) and there.service_account == account
 
 
 def _essence(schedule: "kfp.V2beta1RecurringRun") -> tuple[Any, ...]:

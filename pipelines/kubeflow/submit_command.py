@@ -13,6 +13,7 @@ from pipelines.kubeflow.options import (
     KfpExperiment,
     Pipeline,
     Profile,
+    ServiceAccount,
     VersionName,
     connecting,
     own_options,
@@ -33,6 +34,7 @@ def submit(
     profile: Profile = "quick",
     image: Image = "",
     kfp_experiment: KfpExperiment = "atlas-fusion",
+    service_account: ServiceAccount = "",
     name: Annotated[str, typer.Option(show_default=False, help="Name of the run; default: pipeline and version.")] = "",
     version_name: VersionName = "",
     allow_dirty: AllowDirty = False,
@@ -81,7 +83,7 @@ def submit(
         if as_json:
             print_json(vars(uploaded))
         return
-    run_id = _start(kubeflow, uploaded, kfp_experiment, title, values)
+    run_id = _start(kubeflow, uploaded, kfp_experiment, title, values, service_account)
     if as_json:
         print_json({"run": run_id, "page": kubeflow.run_page(run_id), **vars(uploaded)})
     else:
@@ -94,7 +96,9 @@ def submit(
         wait_for(kubeflow, run_id, poll, err=as_json)
 
 
-def _start(kubeflow: "Kubeflow", uploaded: "Uploaded", experiment: str, title: str, values: dict[str, Any]) -> str:
+def _start(
+    kubeflow: "Kubeflow", uploaded: "Uploaded", experiment: str, title: str, values: dict[str, Any], account: str
+) -> str:
     import kfp_server_api as kfp
 
     run = kfp.V2beta1Run(
@@ -102,6 +106,7 @@ def _start(kubeflow: "Kubeflow", uploaded: "Uploaded", experiment: str, title: s
         display_name=title,
         pipeline_version_reference=uploaded.reference(),
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=values),
+        service_account=account or None,
     )
     return str(kubeflow.create_run(run).run_id)
 

@@ -110,6 +110,14 @@ def test_the_same_again_changes_nothing(fusion, server):
     assert list(server.schedules) == before
 
 
+def test_another_account_replaces_it(fusion, server):
+    create(fusion, "weekly", *WEEKLY)
+    done = create(fusion, "weekly", *WEEKLY, "--service-account", "pipeline-runner")
+    assert "is replaced" in done.stdout
+    assert only(server.schedules).service_account == "pipeline-runner"
+    assert "is unchanged" in create(fusion, "weekly", *WEEKLY, "--service-account", "pipeline-runner").stdout
+
+
 def test_another_time_replaces_it_with_never_two_at_work(fusion, server):
     create(fusion, "weekly", *WEEKLY)
     (old,) = server.schedules

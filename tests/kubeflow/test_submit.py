@@ -47,6 +47,11 @@ def test_a_run_of_this_commit_is_started(fusion, server):
     assert f"page    {server.url}/#/runs/details/{run.run_id}" in done.stdout
 
 
+def test_the_steps_run_as_the_account_that_is_named(fusion, server):
+    assert fusion("submit", "--service-account", "pipeline-runner").returncode == 0
+    assert only(server.runs).service_account == "pipeline-runner"
+
+
 def test_a_version_knows_its_code_and_its_image_when_it_is_run_from_the_ui(fusion, server):
     image = "registry.example.org/team/atlas-fusion:1.2"
     assert fusion("submit", "--image", image).returncode == 0
