@@ -10,10 +10,10 @@ from rich.console import Console
 from components.batch.fusing import ON_ERROR
 from components.batch.pairs import UnfitPair
 from components.batch.steps import check_step, fuse_step, report_step
+from components.code import code_version, git_commit
 from components.ingest.phantom import PhantomConfig
 from model.errors import InputError, unknown_choice
 from model.strategies import STRATEGIES
-from pipelines.code import code_version, git_commit
 from pipelines.fuse import check_model_name
 from pipelines.local import registry_uri
 

@@ -46,7 +46,7 @@ def _print_version(wanted: bool) -> None:
         return
     from importlib.metadata import version
 
-    from pipelines.code import git_commit
+    from components.code import git_commit
 
     commit = git_commit()
     typer.echo(f"atlas-fusion {version('atlas-fusion')}" + (f" (commit {commit})" if commit != "unknown" else ""))

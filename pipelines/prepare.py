@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from components.code import code_version, git_commit
 from components.evaluate.evaluation import parse_strategies
 from components.ingest.dataset import PHANTOM, check_collection, check_folder, check_remote
 from components.ingest.phantom import PhantomConfig
@@ -17,7 +18,6 @@ from components.register.registry import check_names
 from components.tracking import check_reachable
 from model.errors import InputError
 from model.vgg import STACKS
-from pipelines.code import code_version, git_commit
 from pipelines.parameters import Parameters, with_profile
 from pipelines.train import configuration
 

@@ -13,6 +13,7 @@ from typing import get_args
 import torch
 from rich.console import Console
 
+from components.code import code_version, git_commit
 from components.evaluate.comparison import compare
 from components.evaluate.contenders import Protocol, contenders
 from components.evaluate.table import check_target, write_table
@@ -21,7 +22,6 @@ from components.ingest.dataset import COLLECTION, PHANTOM, check_folder
 from components.ingest.phantom import PhantomConfig, write_phantom
 from model.errors import InputError, unknown_choice
 from model.methods import Resources, Split
-from pipelines.code import code_version, git_commit
 from pipelines.display import progress_bar
 
 _DATA = Path("data")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components import code
 from components.ingest.dataset import PHANTOM, check_collection, check_folder, check_remote, ingest
 from components.ingest.phantom import PhantomConfig, write_phantom
 from components.ingest.remote import LATEST, SCHEME, latest_version, parse_remote
@@ -92,9 +93,10 @@ def decide(
     gate refused, or one that is retired: training again would make the same. Otherwise what differs from the champion
     is told, and of new data how far it drifted. `force` trains all the same. The decision is kept as a tag of the
     registered model, with the `run` of the pipeline, where the registry lets it. Raises InputError if the data or the
-    registry cannot be asked, or the settings are none.
+    registry cannot be asked, or the settings are none. An empty `code_version` is that of the code that runs here.
     """
     values(settings)
+    code_version = code_version or code.code_version()
     version = source.current()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     database = sqlite_path(uri)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import code
 from components.image import own_image
 from components.register.gate import HEADLINE, Rules, Verdict, image_set, judge, method
 from components.register.packaging import packaged
@@ -48,9 +49,13 @@ class Origin:
 
     @classmethod
     def here(cls, profile: str, git_commit: str, code_version: str, pipeline_run: str, settings: str = "") -> Origin:
-        """The origin of what runs in this environment, which names the image, and the run's folder if it has one."""
+        """The origin of what runs in this environment, which names the image, and the run's folder if it has one.
+
+        A pipeline that was compiled without a commit and a version of the code was run by the code that runs here.
+        """
         run = os.environ.get(RUN_VARIABLE) or pipeline_run
-        return cls(profile, git_commit, code_version, run, own_image(), settings)
+        commit = git_commit if git_commit not in ("", "unknown") else code.git_commit()
+        return cls(profile, commit, code_version or code.code_version(), run, own_image(), settings)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from components.code import code_version, git_commit
 from components.image import IMAGE
 from model.errors import InputError
-from pipelines.code import code_version, git_commit
 from pipelines.compile import compile_pipeline
 
 KINDS = {

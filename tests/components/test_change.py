@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.ingest import publish
+from components import code
 from components.change.decision import CHECKED, Source, decide, last_look
 from components.ingest import version as versioning
 from components.ingest.phantom import PhantomConfig, write_phantom
@@ -17,6 +18,7 @@ from components.ingest.version import data_files, folder_version
 from components.register import registry
 from components.register.catalogue import aliases, models, versions
 from components.register.recipe import recipe_tag, values
+from components.register.record import Origin
 from components.tracking import connected
 from components.validate.drift import summarise
 from model.errors import InputError
@@ -80,6 +82,13 @@ def test_nothing_new_ends_it_and_force_goes_on(made, data):
     assert forced.train and forced.reason.startswith("forced, though version 1")
     with connected("") as client:
         assert last_look(client, made.name, "run-7") == "", "the last look was to train"
+
+
+def test_without_a_version_of_the_code_it_is_the_one_that_runs(made):
+    origin = Origin.here("quick", "unknown", "", "run-1", SETTINGS)
+    assert (origin.git_commit, origin.code_version) == (code.git_commit(), code.code_version())
+    made.register(1, code=origin.code_version)
+    assert not made(code="").train and made(code="b").train
 
 
 def test_what_changed_since_the_champion_is_told(made, data, tmp_path):

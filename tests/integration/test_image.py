@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from components.code import code_version
 from components.register import fetch
 from components.tracking import connected
 from model.fuser import Fuser, weights_sha256
-from pipelines.code import code_version
 from tests.engine import IMAGE, LOCKED_DOWN, PLANTED, ROOT, built, docker, run_pipeline, unlocked
 
 pytestmark = pytest.mark.integration
@@ -102,7 +102,7 @@ def test_no_secret_of_the_build_is_in_it(image):
 
 def test_it_knows_its_code_without_a_checkout(image):
     assert in_container("fusion", "--version") == f"atlas-fusion 0.1.0 (commit {image.revision})\n"
-    ask = "from pipelines.code import code_version; print(code_version())"
+    ask = "from components.code import code_version; print(code_version())"
     assert in_container("python3", "-c", ask).strip() == code_version()
 
 

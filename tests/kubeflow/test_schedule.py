@@ -13,7 +13,7 @@ import pytest
 from kfp_server import API
 from wire import COMMIT, Fault
 
-from pipelines.code import code_version
+from components.code import code_version
 from pipelines.kubeflow import packages, schedules
 from pipelines.kubeflow.access import Access
 from pipelines.kubeflow.client import Kubeflow

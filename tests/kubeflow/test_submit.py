@@ -12,7 +12,7 @@ import yaml
 from kfp_server import API
 from wire import COMMIT, Fault, step
 
-from pipelines.code import code_version
+from components.code import code_version
 from pipelines.compile import PIPELINES
 from pipelines.kubeflow import packages
 from pipelines.kubeflow.access import Access
