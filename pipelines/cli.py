@@ -281,6 +281,7 @@ def fuse(
                 raise InputError(f"{option} is for volumes, and {a} is none; leave it out")
         if not are_folders(a, b):
             fuse_files(a, b, output, model, strategy, batchnorm, runs)
+            typer.echo(one_line(f"fused {a} and {b}; wrote {output}"))
             return
         with progress_bar("fuse") as advance:
             count, alone = fuse_folders(a, b, output, load, advance)

@@ -177,7 +177,7 @@ def _new_folder(runs: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another --runs folder") from None
+        raise InputError(f"cannot write to {runs}: {error.strerror}; choose another --runs folder") from None
     return folder
 
 

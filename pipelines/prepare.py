@@ -8,6 +8,7 @@ from typing import Any
 from components.code import code_version, git_commit
 from components.evaluate.evaluation import parse_strategies
 from components.ingest.dataset import PHANTOM, check_collection, check_folder, check_remote
+from components.ingest.listing import check_version
 from components.ingest.phantom import PhantomConfig
 from components.ingest.remote import LATEST, SCHEME, latest_version, parse_remote
 from components.ingest.version import folder_version
@@ -60,6 +61,12 @@ def check_values(p: Parameters) -> None:
         PhantomConfig(subjects=p.phantom_subjects, slices=p.phantom_slices, seed=p.seed)
     if p.data.startswith(SCHEME):
         check_remote(p.data, p.data_version)
+    elif p.data_version == LATEST:
+        raise InputError(f"data_version is {LATEST}, which only s3://bucket/prefix has; leave it out for {p.data}")
+    elif p.data_version:
+        check_version(p.data_version)
+    if p.workspace.startswith("s3:"):
+        parse_remote(p.workspace)
     for name, value, least in (
         ("processes", p.processes, 1),
         ("min_pairs", p.min_pairs, 1),

@@ -57,7 +57,7 @@ def check_step(
     if destination:
         open_place(destination)
     if not (names := place.names()):
-        raise InputError(f"there are no files in {place.name}; check the address")
+        raise InputError(f"there are no files in {place.name}, or it is not there; check the address")
     pairs, faults = find_pairs(names, collection, place.name)
     if not pairs:
         raise InputError(f"{place.name} holds no {collection} pair: {faults[0].pair}: {faults[0].problem}")

@@ -168,9 +168,14 @@ def _told(name: str, before: str, now: str) -> str:
     if not before:
         return "its settings are not known"
     old, new = values(before), values(now)
-    changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    differ = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    changed = [f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differ]
     more = f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""
     return f"settings changed ({', '.join(changed[:_LISTED])}{more})" if changed else ""
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _drift(source: Source, version: str, model_name: str) -> str:

@@ -141,7 +141,9 @@ def _print_parameters(package: "Package", as_json: bool) -> None:
         return
     for name, each in inputs.items():
         option = f"--{name.replace('_', '-')}"
-        what = f"{KINDS[each['parameterType']]} [{each.get('defaultValue')!r}]"
+        default = each.get("defaultValue")
+        default = int(default) if each["parameterType"] == "NUMBER_INTEGER" else default
+        what = f"{KINDS[each['parameterType']]} [{default!r}]"
         typer.echo(one_line(f"{option:<22} {what}: {each.get('description', '')}"))
 
 

@@ -96,7 +96,7 @@ def test_what_changed_since_the_champion_is_told(made, data, tmp_path):
     code = made(code="b")
     assert code.train and code.reason == "since version 1, the champion: the code changed from a to b"
     settings = made(settings=SETTINGS.replace("12", "30"))
-    assert settings.train and "settings changed (epochs 12.0 -> 30.0)" in settings.reason
+    assert settings.train and "settings changed (epochs 12 -> 30)" in settings.reason
     other = tmp_path / "data"
     shutil.copytree(data, other)
     sorted((other / "CT-MRI" / "CT").iterdir())[0].unlink()
