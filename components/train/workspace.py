@@ -120,8 +120,7 @@ class _Shelf(Bucket):
         head = self._ask("head_object", f"reach {what} at", what, key, none_if_absent=True, Key=key)
         if head and head["ContentLength"] == size and md5 in (head["ETag"].strip('"'), head["Metadata"].get("md5")):
             return False
-        with file.open("rb") as stream:
-            self._put(key, stream, md5, what)
+        self.upload_file(key, file, md5, what)
         return True
 
     def read(self, key: str, what: str) -> bytes | None:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-NAMESPACE = "atlas-fusion"
+PIPELINES, REGISTRY = "atlas-fusion", "atlas-fusion-registry"
+"""The namespaces: what pipelines start and what serves; MLflow and all that holds its data."""
 OF_THE_CLUSTER = {"Namespace"}
 """The only kind without a namespace that is ours to make."""
+MAKES_SECRETS = {"Secret", "ExternalSecret", "SealedSecret"}
 WITH_A_TOKEN = {"pipeline-runner"}
 LONG_RUNNING = {"Deployment", "StatefulSet", "DaemonSet", "InferenceService"}
 VOLUMES = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "projected", "downwardAPI"}
@@ -16,23 +18,29 @@ MADE_ELSEWHERE = {
     "serving.kserve.io/inferenceservice": "KServe, on every pod that serves",
 }
 """Labels of pods that no manifest here makes, and who puts them there."""
+_USER = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+_S3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+_POSTGRESQL = {"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"}
 SECRET_KEYS = {
-    "mlflow": {
-        *("MLFLOW_BACKEND_STORE_URI", "MLFLOW_FLASK_SERVER_SECRET_KEY", "authentication.ini"),
-        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    },
-    "mlflow-admin": {"username", "password"},
-    "mlflow-reader": {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"},
-    "mlflow-backup": {"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"},
-    "mlflow-restore": {"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"},
-    "mlflow-tls": {"tls.crt", "tls.key"},
-    "postgresql": {"POSTGRES_PASSWORD"},
-    "s3": {"s3.json", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
-    "atlas-fusion": {
-        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    PIPELINES: {"atlas-fusion": _USER | _S3, "mlflow-reader": _USER},
+    REGISTRY: {
+        "mlflow": {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_FLASK_SERVER_SECRET_KEY", "authentication.ini"} | _S3,
+        "mlflow-admin": {"username", "password"},
+        "mlflow-pipeline": _USER,
+        "mlflow-reader": _USER,
+        "mlflow-backup": _POSTGRESQL,
+        "mlflow-backup-s3": _S3,
+        "mlflow-restore": _POSTGRESQL,
+        "mlflow-tls": {"tls.crt", "tls.key"},
+        "postgresql": {"POSTGRES_PASSWORD"},
+        "s3": {"s3.json"} | _S3,
     },
 }
-"""The Secrets that docs/runbook.md has made outside of the manifests, and what is in each."""
+"""The Secrets that docs/runbook.md has made outside of the manifests, by namespace, and what is in each."""
+RULING = set[str]().union(*SECRET_KEYS[REGISTRY].values()) - _USER - _S3
+"""Keys under which a Secret holds what rules the registry or its data."""
+OF_KUBEFLOW = {"mlpipeline-minio-artifact"}
+"""Secrets that Kubeflow makes in the namespace of pipelines."""
 SOURCES = {
     "kube_": "kube-state-metrics",
     "kubelet_volume_stats_": "the kubelet",
@@ -51,6 +59,7 @@ class Pod:
 
     owner: str
     kind: str
+    namespace: str
     spec: Manifest
     labels: dict[str, str]
 
@@ -78,26 +87,65 @@ def _pods(thing: Manifest, part: Any, labels: dict[str, str]) -> Iterator[Pod]:
         return
     if isinstance(part.get("containers"), list):
         own = {"serving.kserve.io/inferenceservice": thing["metadata"]["name"]} if "predictor" in thing["spec"] else {}
-        yield Pod(name_of(thing), thing["kind"], part, labels | own)
+        yield Pod(name_of(thing), thing["kind"], thing["metadata"].get("namespace", ""), part, labels | own)
         return
     labels = (part.get("metadata") or {}).get("labels", {})
     for each in part.values():
         yield from _pods(thing, each, labels)
 
 
-def in_our_namespace(things: list[Manifest]) -> Iterator[str]:
-    """All is in our namespace, which itself lets only pods in that keep to `restricted`."""
+def in_our_namespaces(things: list[Manifest]) -> Iterator[str]:
+    """All is in our namespaces, which let only pods in that keep to `restricted`, and gives rights within its own."""
     for thing in things:
         metadata = thing["metadata"]
         if thing["kind"] in OF_THE_CLUSTER:
             level = metadata.get("labels", {}).get("pod-security.kubernetes.io/enforce")
-            if metadata["name"] != NAMESPACE or level != "restricted":
-                yield f"{name_of(thing)}: not {NAMESPACE}, or it does not enforce `restricted`"
-        elif metadata.get("namespace") != NAMESPACE:
-            yield f"{name_of(thing)}: in namespace {metadata.get('namespace')}, not {NAMESPACE}"
+            if metadata["name"] not in SECRET_KEYS or level != "restricted":
+                yield f"{name_of(thing)}: none of ours, or it does not enforce `restricted`"
+        elif metadata.get("namespace") not in SECRET_KEYS:
+            yield f"{name_of(thing)}: in namespace {metadata.get('namespace')}, none of ours"
         for subject in thing.get("subjects", []):
-            if subject["kind"] != "ServiceAccount" or subject.get("namespace") != NAMESPACE:
-                yield f"{name_of(thing)}: gives rights to {subject['kind']} {subject['name']} outside {NAMESPACE}"
+            if subject["kind"] != "ServiceAccount" or subject.get("namespace") != metadata.get("namespace"):
+                yield f"{name_of(thing)}: gives rights to {subject['kind']} {subject['name']} of elsewhere"
+
+
+def namespaces_are_bounded(things: list[Manifest]) -> Iterator[str]:
+    """Each namespace is there, with a quota, and defaults for containers that say nothing."""
+    there = {(thing["kind"], thing["metadata"].get("namespace", thing["metadata"]["name"])) for thing in things}
+    for namespace in SECRET_KEYS:
+        for kind in ("Namespace", "ResourceQuota", "LimitRange"):
+            if (kind, namespace) not in there:
+                yield f"no {kind} of {namespace}"
+
+
+def the_registry_keeps_its_secrets(things: list[Manifest]) -> Iterator[str]:
+    """What rules the registry or holds its data is in no Secret that the pipelines' namespace makes, names or reads."""
+    known = {*SECRET_KEYS[PIPELINES], *OF_KUBEFLOW}
+    for thing in things:
+        for name, keys in _secrets(thing) if thing["metadata"].get("namespace") == PIPELINES else ():
+            if name not in known or keys & RULING:
+                yield f"{name_of(thing)}: Secret {name} with {sorted(keys)} in {PIPELINES}, where pipelines can read it"
+
+
+def _secrets(part: Any) -> Iterator[tuple[str, set[str]]]:
+    """Name and keys of every Secret that a manifest makes or, optional or not, refers to."""
+    if isinstance(part, list):
+        for each in part:
+            yield from _secrets(each)
+    if not isinstance(part, dict):
+        return
+    for each in part.values():
+        yield from _secrets(each)
+    if part.get("kind") in MAKES_SECRETS:
+        made = part.get("spec", {}).get("target", {}).get("name", part["metadata"]["name"])
+        yield made, {*part.get("data", {}), *part.get("stringData", {})}
+    if isinstance(name := part.get("secretName"), str):
+        yield name, {item["key"] for item in part.get("items", [])}
+    for word in ("secretKeyRef", "secretRef", "secret"):
+        if isinstance(each := part.get(word), dict) and "name" in each:
+            yield each["name"], {each["key"]} if "key" in each else {item["key"] for item in each.get("items", [])}
+    if "secrets" in part.get("resources", []):
+        yield from ((name, set()) for name in part.get("resourceNames", []))
 
 
 def images_are_pinned(things: list[Manifest]) -> Iterator[str]:
@@ -214,24 +262,31 @@ def roles_are_small(things: list[Manifest]) -> Iterator[str]:
 
 
 def references_exist(things: list[Manifest]) -> Iterator[str]:
-    """ConfigMaps, service accounts and claims are in the build, Secrets among those that the runbook has made."""
-    there = {(thing["kind"], thing["metadata"]["name"]): thing for thing in things}
+    """ConfigMaps, service accounts and claims are in the build, Secrets among those that the runbook has made.
+
+    Each in the namespace of what refers to it.
+    """
+    there = {(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]): thing for thing in things}
     for pod in pods(things):
         account = pod.spec.get("serviceAccountName")
-        if account and ("ServiceAccount", account) not in there:
+        if account and ("ServiceAccount", pod.namespace, account) not in there:
             yield f"{pod.owner}: no ServiceAccount {account}"
         for kind, name, keys in references(pod.spec):
             if kind == "Secret":
-                if name not in SECRET_KEYS or keys - SECRET_KEYS[name]:
+                documented = SECRET_KEYS.get(pod.namespace, {})
+                if name not in documented or keys - documented[name]:
                     yield f"{pod.owner}: Secret {name} with {sorted(keys)} is none of the documented"
-            elif (kind, name) not in there or keys - set(there[kind, name].get("data", {})):
+            elif keys - set(there.get((kind, pod.namespace, name), {}).get("data", {})) or (
+                (kind, pod.namespace, name) not in there
+            ):
                 yield f"{pod.owner}: no {kind} {name} with {sorted(keys)}"
     for thing in things:
+        namespace = thing["metadata"].get("namespace", "")
         for rule in thing["spec"].get("tls", []) if thing["kind"] == "Ingress" else []:
-            if rule["secretName"] not in SECRET_KEYS:
+            if rule["secretName"] not in SECRET_KEYS.get(namespace, {}):
                 yield f"{name_of(thing)}: Secret {rule['secretName']} is none of the documented"
         for subject in thing.get("subjects", []):
-            if ("ServiceAccount", subject["name"]) not in there:
+            if ("ServiceAccount", subject.get("namespace"), subject["name"]) not in there:
                 yield f"{name_of(thing)}: no ServiceAccount {subject['name']}"
 
 
@@ -278,33 +333,46 @@ def selects(selector: Manifest, labels: dict[str, str]) -> bool:
 
 def selectors_select(things: list[Manifest]) -> Iterator[str]:
     """Policies, services, budgets and monitors are of pods that exist here, or that the documented others make."""
-    known = [pod.labels for pod in pods(things)] + [{label: "any"} for label in MADE_ELSEWHERE]
+    known = [(pod.namespace, pod.labels) for pod in pods(things)]
+    known += [(PIPELINES, {label: "any"}) for label in MADE_ELSEWHERE]
     for thing in things:
         spec = thing.get("spec", {})
         selectors = {
-            "NetworkPolicy": lambda spec: [spec["podSelector"], *_peers(spec)],
-            "Service": lambda spec: [{"matchLabels": spec["selector"]}],
-            "PodDisruptionBudget": lambda spec: [spec["selector"]],
-            "PodMonitor": lambda spec: [spec["selector"]],
+            "NetworkPolicy": lambda spec: [{"podSelector": spec["podSelector"]}, *_peers(spec)],
+            "Service": lambda spec: [{"podSelector": {"matchLabels": spec["selector"]}}],
+            "PodDisruptionBudget": lambda spec: [{"podSelector": spec["selector"]}],
+            "PodMonitor": lambda spec: [{"podSelector": spec["selector"]}],
         }.get(thing["kind"], lambda _: [])(spec)
-        for selector in selectors:
-            if not any(selects(selector, labels) for labels in known):
-                yield f"{name_of(thing)}: selects nothing that exists by {selector}"
+        for peer in selectors:
+            if not any(takes_pod(peer, thing["metadata"].get("namespace", ""), *pod) for pod in known):
+                yield f"{name_of(thing)}: selects nothing that exists by {peer}"
+
+
+def takes_pod(peer: Manifest, home: str, namespace: str, labels: dict[str, str]) -> bool:
+    """Whether a peer of a policy in the namespace `home` is, or may be, a pod with these labels in that namespace."""
+    by_name = selects(peer.get("namespaceSelector", {}), {"kubernetes.io/metadata.name": namespace})
+    inside = by_name if "namespaceSelector" in peer else namespace == home
+    return inside and selects(peer.get("podSelector", {}), labels)
 
 
 def _peers(spec: Manifest) -> list[Manifest]:
-    """The selectors of pods of our namespace that a policy opens the way from or to."""
+    """The peers of a policy that are pods of our namespaces."""
     rules = [*spec.get("ingress", []), *spec.get("egress", [])]
-    peers = [peer for rule in rules for peer in [*rule.get("from", []), *rule.get("to", [])]]
-    return [peer["podSelector"] for peer in peers if "podSelector" in peer and "namespaceSelector" not in peer]
+    peers = [peer for rule in rules for peer in [*rule.get("from", []), *rule.get("to", [])] if "podSelector" in peer]
+    return [peer for peer in peers if "namespaceSelector" not in peer or _ours(peer["namespaceSelector"])]
+
+
+def _ours(selector: Manifest) -> bool:
+    return selector.get("matchLabels", {}).get("kubernetes.io/metadata.name") in SECRET_KEYS
 
 
 def network_is_closed(things: list[Manifest]) -> Iterator[str]:
     """All is denied first; what opens it names peers and never the metadata service; no port is open to the world."""
     policies = [thing for thing in things if thing["kind"] == "NetworkPolicy"]
     closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    if closed not in [thing["spec"] for thing in policies]:
-        yield "no NetworkPolicy denies everything first"
+    for namespace in SECRET_KEYS:
+        if closed not in [thing["spec"] for thing in policies if thing["metadata"].get("namespace") == namespace]:
+            yield f"no NetworkPolicy denies everything first in {namespace}"
     for thing in policies:
         spec = thing["spec"]
         rules = [*spec.get("ingress", []), *spec.get("egress", [])]
@@ -345,7 +413,9 @@ def metrics_of(expression: str) -> set[str]:
 
 
 POLICIES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
-    in_our_namespace,
+    in_our_namespaces,
+    namespaces_are_bounded,
+    the_registry_keeps_its_secrets,
     images_are_pinned,
     no_pod_has_privileges,
     resources_are_bounded,

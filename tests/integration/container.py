@@ -37,11 +37,16 @@ class Cluster:
     """The objects of an overlay, the Secrets that the runbook has made, and a folder for volumes."""
 
     things: list[Manifest]
-    secrets: dict[str, dict[str, str]]
+    secrets: dict[tuple[str, str], dict[str, str]]  # by namespace and name
     folder: Path
+    namespace: str = "atlas-fusion-registry"
 
     def find(self, kind: str, name: str) -> Manifest:
         return next(thing for thing in self.things if (thing["kind"], thing["metadata"]["name"]) == (kind, name))
+
+    def secret(self, name: str) -> dict[str, str]:
+        """What a Secret of the pods' own namespace holds; a KeyError if there is none."""
+        return self.secrets[self.namespace, name]
 
     def pod(self, kind: str, name: str) -> Manifest:
         spec = self.find(kind, name)["spec"]
@@ -51,6 +56,8 @@ class Cluster:
         """A folder with what the volume holds; a claim's is the same for every pod."""
         if claim := volume.get("persistentVolumeClaim"):
             place = self.folder / "claims" / claim["claimName"]
+        elif volume["name"] == "fetched":  # both containers of one pod see it; a test clears it
+            place = self.folder / "fetched"
         else:
             place = self.folder / "volumes" / str(len(list(self.folder.glob("volumes/*"))))
         place.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,7 @@ class Cluster:
         if configured := volume.get("configMap"):
             files = self.find("ConfigMap", configured["name"])["data"]
         if secret := volume.get("secret"):
-            files = {item["path"]: self.secrets[secret["secretName"]][item["key"]] for item in secret["items"]}
+            files = {item["path"]: self.secret(secret["secretName"])[item["key"]] for item in secret["items"]}
         for name, content in files.items():
             (place / name).write_text(content)
         return place
@@ -68,20 +75,21 @@ class Cluster:
         if "value" in entry:
             return entry["value"]
         (kind, reference), *_ = entry["valueFrom"].items()
-        known = self.secrets.get(reference["name"], {})
+        known = self.secrets.get((self.namespace, reference["name"]), {})
         if kind == "configMapKeyRef":
             known = self.find("ConfigMap", reference["name"]).get("data", {})
         return known.get(reference["key"]) if reference.get("optional") else known[reference["key"]]
 
     def command(
-        self, kind: str, name: str, also: tuple[Path, ...] = (), **instead: str
+        self, kind: str, name: str, also: tuple[Path, ...] = (), which: str = "", **instead: str
     ) -> tuple[list[str], dict[str, str]]:
-        """Command line and environment of a pod's only container, which may write to its volumes and to `also`.
+        """Command line and environment of a pod's container, which may write to its volumes and to `also`.
 
-        `instead` are other values of its variables.
+        `which` names the container where there are several; `instead` are other values of its variables.
         """
         pod = self.pod(kind, name)
-        (container,) = pod["containers"]
+        among = [*pod.get("initContainers", []), *pod["containers"]]
+        (container,) = [each for each in among if which in ("", each["name"])]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mounts = {mount["mountPath"]: self.volume(volumes[mount["name"]]) for mount in container["volumeMounts"]}
 
@@ -90,7 +98,10 @@ class Cluster:
 
         environment = {}
         for source in container.get("envFrom", []):
-            environment |= self.secrets[source["secretRef"]["name"]]
+            if "configMapRef" in source:
+                environment |= self.find("ConfigMap", source["configMapRef"]["name"])["data"]
+            else:
+                environment |= self.secret(source["secretRef"]["name"])
         for entry in container.get("env", []):
             if (value := self.value(entry)) is not None:
                 environment[entry["name"]] = here(value)

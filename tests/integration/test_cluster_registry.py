@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
+import boto3
 import psycopg2
 import pytest
 import requests
@@ -28,6 +29,7 @@ from validate import HERE, build
 pytestmark = pytest.mark.integration
 NAME = "ct-mri-fusion"
 OWNER, READER = "mlflow", "backup"
+COPIES = "atlas-fusion-backup"
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=9"
 
 
@@ -63,9 +65,13 @@ def cluster(database, tmp_path_factory):
     outside = {"PGHOST": "127.0.0.1", "PGPORT": str(database.port), "PGUSER": OWNER, "PGPASSWORD": "p%w/d"}
     outside |= {"BACKUP_PGUSER": READER, "BACKUP_PGPASSWORD": "r3ad"}
     outside |= dict.fromkeys(("MLFLOW_S3_KEY", "MLFLOW_S3_SECRET", "STEPS_S3_KEY", "STEPS_S3_SECRET"), "x")
+    outside |= {"BACKUP_S3_KEY": "AKIDBACKUP", "BACKUP_S3_SECRET": "hush-hush"}
     command = [HERE / "secrets.sh", "production"]
     made = subprocess.run(command, env=os.environ | outside, capture_output=True, text=True, check=True).stdout
-    secrets = {each["metadata"]["name"]: decoded(each) for each in yaml.safe_load_all(made) if each}
+    named = {
+        (each["metadata"]["namespace"], each["metadata"]["name"]): each for each in yaml.safe_load_all(made) if each
+    }
+    secrets = {place: decoded(each) for place, each in named.items()}
     return Cluster(build(HERE / "overlays" / "production"), secrets, tmp_path_factory.mktemp("cluster"))
 
 
@@ -119,18 +125,18 @@ def server(cluster):
     made.down()
 
 
-def run(cluster: Cluster, kind: str, name: str, **instead: str) -> subprocess.CompletedProcess:
-    command, environment = cluster.command(kind, name, **instead)
+def run(cluster: Cluster, kind: str, name: str, which: str = "", **instead: str) -> subprocess.CompletedProcess:
+    command, environment = cluster.command(kind, name, which=which, **instead)
     environment["PATH"] = f"{postgresql()}{os.pathsep}{environment['PATH']}"
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def backup(cluster: Cluster, **instead: str) -> subprocess.CompletedProcess:
-    return run(cluster, "CronJob", "mlflow-backup", **instead)
+    return run(cluster, "CronJob", "mlflow-backup", "backup", **instead)
 
 
 def restore(cluster: Cluster, **instead: str) -> subprocess.CompletedProcess:
-    return run(cluster, "CronJob", "mlflow-restore", **instead)
+    return run(cluster, "CronJob", "mlflow-restore", "restore", **instead)
 
 
 def backups(cluster: Cluster) -> Path:
@@ -183,11 +189,11 @@ def steps(cluster, monkeypatch):
 
 def be_a_step(cluster: Cluster, patch) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        patch.setenv(name, cluster.secrets["atlas-fusion"][name])
+        patch.setenv(name, cluster.secrets["atlas-fusion", "atlas-fusion"][name])
 
 
 def reader(cluster: Cluster) -> tuple[str, str]:
-    known = cluster.secrets["mlflow-reader"]
+    known = cluster.secret("mlflow-reader")
     return known["MLFLOW_TRACKING_USERNAME"], known["MLFLOW_TRACKING_PASSWORD"]
 
 
@@ -198,14 +204,18 @@ def test_only_users_get_in_and_only_by_a_known_name(cluster, up, filled, steps):
     harm = {"name": NAME, "alias": "champion"}
     taken = requests.delete(f"{up}/api/2.0/mlflow/registered-models/alias", json=harm, auth=reads, timeout=30)
     assert taken.status_code == 403
-    for host, status in (("mlflow:5000", 200), ("mlflow.atlas-fusion.svc:5000", 200), ("evil.example.org", 403)):
+    for host, status in (
+        ("mlflow:5000", 200),
+        ("mlflow.atlas-fusion-registry.svc:5000", 200),
+        ("evil.example.org", 403),
+    ):
         assert requests.get(experiments, auth=reads, headers={"Host": host}, timeout=30).status_code == status, host
     assert requests.get(f"{up}/health", headers={"Host": "10.1.2.3:5000"}, timeout=30).status_code == 200
     assert registry(up) == filled
 
 
 def test_a_new_password_in_the_secret_is_the_password_once_the_job_has_run(cluster, up):
-    known, old = cluster.secrets["mlflow-reader"], reader(cluster)
+    known, old = cluster.secret("mlflow-reader"), reader(cluster)
     known["MLFLOW_TRACKING_PASSWORD"] = "another-long-password"
     assert run(cluster, "Job", "mlflow-users", MLFLOW_TRACKING_URI=up).returncode == 0
     asked = [requests.get(f"{up}{EXPERIMENTS}", auth=who, timeout=30).status_code for who in (old, reader(cluster))]
@@ -215,7 +225,7 @@ def test_a_new_password_in_the_secret_is_the_password_once_the_job_has_run(clust
 def test_here_too_a_container_can_write_only_where_its_manifest_lets_it(cluster):
     if not can_confine():
         pytest.skip("needs root, unshare and setpriv")
-    command, environment = cluster.command("CronJob", "mlflow-restore")
+    command, environment = cluster.command("CronJob", "mlflow-restore", which="restore")
     places = [str(backups(cluster)), environment["TMPDIR"], str(cluster.folder), "/root"]
     attempt = 'for place; do touch "$place/written" 2>/dev/null && echo "$place"; done; exit 0'
     command = [*command[: command.index("--") + 1], "bash", "-c", attempt, "try", *places]
@@ -331,3 +341,59 @@ def test_what_was_destroyed_is_there_again_after_a_restore(database, server, clu
     assert done.returncode == 0, done.stderr
     assert "2 model versions, 1 runs" in done.stdout
     assert registry(server.up()) == filled  # as the steps' user, whose password came back with the tables
+
+
+@pytest.fixture
+def elsewhere(s3_server, cluster):
+    """An S3 server with the bucket of the copies; what the containers that copy are told instead of its address."""
+    client = boto3.client(
+        "s3", endpoint_url=s3_server, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket=COPIES)
+    yield client, {"AWS_ENDPOINT_URL_S3": s3_server, "AWS_REGION": "us-east-1"}
+    for each in client.list_objects_v2(Bucket=COPIES).get("Contents", []):
+        client.delete_object(Bucket=COPIES, Key=each["Key"])
+    client.delete_bucket(Bucket=COPIES)
+    shutil.rmtree(cluster.folder / "fetched", ignore_errors=True)
+
+
+def test_a_database_and_a_volume_that_are_lost_are_had_again_from_s3(
+    database, server, cluster, elsewhere, down, steps, filled
+):
+    _, place = elsewhere
+    done = run(cluster, "CronJob", "mlflow-backup", "copy", **place)
+    assert done.returncode == 0, done.stderr
+    (good,) = backups(cluster).glob("*.dump")
+    aside = backups(cluster).rename(cluster.folder / "lost")
+    try:
+        on(database, f"DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {OWNER}")
+        told = {"SOURCE": "s3", "BACKUP": "latest"}
+        fetched = run(cluster, "CronJob", "mlflow-restore", "fetch", **place, **told)
+        assert fetched.returncode == 0 and good.name in fetched.stdout, fetched.stderr
+        done = restore(cluster, **told)
+        assert done.returncode == 0 and "2 model versions, 1 runs" in done.stdout, done.stderr
+    finally:
+        shutil.rmtree(backups(cluster), ignore_errors=True)
+        aside.rename(backups(cluster))
+    assert registry(server.up()) == filled
+
+
+def test_a_copy_that_was_altered_on_s3_is_not_restored(database, cluster, elsewhere, down):
+    client, place = elsewhere
+    assert run(cluster, "CronJob", "mlflow-backup", "copy", **place).returncode == 0
+    (good,) = backups(cluster).glob("*.dump")
+    client.put_object(Bucket=COPIES, Key=f"mlflow/{good.name}", Body=good.read_bytes()[:-1] + b"?")
+    told = {"SOURCE": "s3", "BACKUP": good.name, "REPLACE": "yes"}
+    assert run(cluster, "CronJob", "mlflow-restore", "fetch", **place, **told).returncode == 0
+    done = restore(cluster, **told)
+    assert done.returncode == 2 and "is damaged or was altered" in done.stderr
+    assert on(database, "SELECT count(*) FROM model_versions") == [(2,)]
+
+
+def test_a_copy_that_fails_is_told_and_the_backup_stays(cluster, elsewhere, filled):
+    before = sorted(path.name for path in backups(cluster).iterdir())
+    away = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}", "AWS_MAX_ATTEMPTS": "1"}
+    done = run(cluster, "CronJob", "mlflow-backup", "copy", **away)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "hush" not in done.stderr
+    assert sorted(path.name for path in backups(cluster).iterdir()) == before

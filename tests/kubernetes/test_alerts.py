@@ -14,7 +14,7 @@ from policies import alerts
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = yaml.safe_load((ROOT / "infra" / "kubernetes" / "monitoring" / "alerts.yaml").read_text())
-OURS = 'namespace="atlas-fusion"'
+OURS, PIPELINES = 'namespace="atlas-fusion-registry"', 'namespace="atlas-fusion"'
 MLFLOW = f'kube_deployment_status_replicas_available{{{OURS}, deployment="mlflow"}}'
 RESTARTS = f'kube_pod_container_status_restarts_total{{{OURS}, pod="mlflow-1", container="mlflow"}}'
 BACKUP = f'kube_cronjob_status_last_successful_time{{{OURS}, cronjob="mlflow-backup"}}'
@@ -23,21 +23,23 @@ FREE, SIZE = (
     f'kubelet_volume_stats_{word}_bytes{{{OURS}, persistentvolumeclaim="mlflow-backup"}}'
     for word in ("available", "capacity")
 )
-SERVES = f'kube_deployment_status_replicas_available{{{OURS}, deployment="ct-mri-fusion-predictor-00002-deployment"}}'
-COUNT = f"kn_serving_invocation_duration_seconds_count{{{OURS}, "
-BUCKET = f"kn_serving_invocation_duration_seconds_bucket{{{OURS}, "
+SERVES = (
+    f'kube_deployment_status_replicas_available{{{PIPELINES}, deployment="ct-mri-fusion-predictor-00002-deployment"}}'
+)
+COUNT = f"kn_serving_invocation_duration_seconds_count{{{PIPELINES}, "
+BUCKET = f"kn_serving_invocation_duration_seconds_bucket{{{PIPELINES}, "
 DAY = 1440  # minutes, the step of every series below
 
 
-def failed(job: str) -> str:
-    return f'kube_job_failed{{{OURS}, job_name="{job}", condition="true"}}'
+def failed(job: str, namespace: str = OURS) -> str:
+    return f'kube_job_failed{{{namespace}, job_name="{job}", condition="true"}}'
 
 
-def pod(name: str, owner: str, phase: str = "Failed") -> dict[str, str]:
+def pod(name: str, owner: str, phase: str = "Failed", namespace: str = PIPELINES) -> dict[str, str]:
     return {
-        f'kube_pod_status_phase{{{OURS}, pod="{name}", phase="{phase}"}}': "1x2880",
-        f'kube_pod_owner{{{OURS}, pod="{name}", owner_kind="{owner}", owner_name="run-7"}}': "1x2880",
-        f'kube_pod_created{{{OURS}, pod="{name}"}}': "0x2880",
+        f'kube_pod_status_phase{{{namespace}, pod="{name}", phase="{phase}"}}': "1x2880",
+        f'kube_pod_owner{{{namespace}, pod="{name}", owner_kind="{owner}", owner_name="run-7"}}': "1x2880",
+        f'kube_pod_created{{{namespace}, pod="{name}"}}': "0x2880",
     }
 
 
@@ -60,6 +62,7 @@ STORIES = {
         ({failed("mlflow-backup-29398"): "1x9"}, 5, True),
         ({failed("champion-check-29398"): "1x9"}, 5, False),
         ({failed("mlflow-backup-29398"): "0x9"}, 5, False),
+        ({failed("mlflow-backup-29398", PIPELINES): "1x9"}, 5, False),  # not the registry's
     ],
     "ChampionUnchanged": [
         ({failed("champion-check-29398"): "1x9"}, 5, True),
@@ -75,11 +78,15 @@ STORIES = {
         (pod("train-1", "Workflow", "Succeeded"), 30, False),
         (pod("mlflow-1", "ReplicaSet"), 30, False),
     ],
-    "TrainJobFailed": [({failed("train-run-7-ab12-node-0"): "1x9"}, 5, True), ({failed("retrain"): "1x9"}, 5, False)],
+    "TrainJobFailed": [
+        ({failed("train-run-7-ab12-node-0", PIPELINES): "1x9"}, 5, True),
+        ({failed("retrain", PIPELINES): "1x9"}, 5, False),
+    ],
     "PodStuck": [
         (pod("train-1", "Workflow", "Pending"), 45, True),
         (pod("train-1", "Workflow", "Pending"), 20, False),
         (pod("train-1", "Workflow", "Running"), 45, False),
+        (pod("mlflow-1", "ReplicaSet", "Pending", OURS), 45, True),
     ],
     "ServingDown": [
         ({SERVES: "0x20"}, 10, True),

@@ -20,6 +20,7 @@ LOCAL, PRODUCTION = (validate.HERE / "overlays" / name for name in ("local", "pr
 OUTSIDE = {
     **{"PGHOST": "db.example.org", "PGUSER": "mlflow", "PGPASSWORD": "p@ss/w%rd", "BACKUP_PGUSER": "reader"},
     **dict.fromkeys(("BACKUP_PGPASSWORD", "MLFLOW_S3_KEY", "MLFLOW_S3_SECRET", "STEPS_S3_KEY", "STEPS_S3_SECRET"), "x"),
+    **dict.fromkeys(("BACKUP_S3_KEY", "BACKUP_S3_SECRET"), "x"),
 }
 
 
@@ -103,15 +104,57 @@ def rule(things: list[Manifest], name: str) -> Manifest:
     return find(things, "NetworkPolicy", name)["spec"]
 
 
+RULING_SECRETS = ("mlflow", "mlflow-admin", "mlflow-backup", "mlflow-backup-s3", "mlflow-restore", "postgresql", "s3")
+
+
+def into_env(things: list[Manifest], secret: str, key: str = "AWS_SECRET_ACCESS_KEY") -> None:
+    """The nodes of a TrainJob get what a Secret holds, where it is there."""
+    reference = {"secretKeyRef": {"name": secret, "key": key, "optional": True}}
+    node(things)["containers"][0]["env"].append({"name": "A", "valueFrom": reference})
+
+
+def made(kind: str, name: str) -> Manifest:
+    return {"kind": kind, "metadata": {"name": name, "namespace": policies.PIPELINES}}
+
+
 HARMS = {
-    "in_our_namespace": [
+    "in_our_namespaces": [
         lambda things: find(things, "Service", "mlflow")["metadata"].pop("namespace"),
         lambda things: find(things, "Service", "mlflow")["metadata"].update(namespace="default"),
         lambda things: find(things, "RoleBinding", "pipeline-runner")["subjects"][0].update(namespace="kube-system"),
         lambda things: find(things, "RoleBinding", "pipeline-runner")["subjects"].append(
             {"kind": "Group", "name": "system:authenticated"}
         ),
-        lambda things: things[0]["metadata"]["labels"].update({"pod-security.kubernetes.io/enforce": "baseline"}),
+        lambda things: find(things, "RoleBinding", "pipeline-runner")["subjects"][0].update(
+            namespace=policies.REGISTRY
+        ),
+        *(
+            lambda things, name=name: find(things, "Namespace", name)["metadata"]["labels"].update(
+                {"pod-security.kubernetes.io/enforce": "baseline"}
+            )
+            for name in (policies.PIPELINES, policies.REGISTRY)
+        ),
+    ],
+    "namespaces_are_bounded": [
+        lambda things, kind=kind, name=name: things.remove(find(things, kind, name))
+        for kind in ("Namespace", "ResourceQuota", "LimitRange")
+        for name in (policies.PIPELINES, policies.REGISTRY)
+    ],
+    "the_registry_keeps_its_secrets": [
+        *(lambda things, name=name: into_env(things, name) for name in RULING_SECRETS),
+        lambda things: into_env(things, "atlas-fusion", "MLFLOW_BACKEND_STORE_URI"),
+        lambda things: into_env(things, "a-copy-under-another-name", "password"),
+        lambda things: node(things)["containers"][0].update(
+            envFrom=[{"secretRef": {"name": "mlflow-admin", "optional": True}}]
+        ),
+        lambda things: predictor(things)["volumes"].append({"name": "a", "secret": {"secretName": "mlflow-restore"}}),
+        lambda things: node(things)["volumes"].append(
+            {"name": "a", "projected": {"sources": [{"secret": {"name": "mlflow"}}]}}
+        ),
+        lambda things: find(things, "Role", "pipeline-runner")["rules"][1]["resourceNames"].append("mlflow-admin"),
+        lambda things: things.append(made("Secret", "mlflow-admin")),
+        lambda things: things.append(made("Secret", "atlas-fusion") | {"stringData": {"PGPASSWORD": "hush"}}),
+        lambda things: things.append(made("ExternalSecret", "a") | {"spec": {"target": {"name": "mlflow"}}}),
     ],
     "images_are_pinned": [
         lambda things: container(things).update(image="atlas-fusion"),
@@ -170,16 +213,21 @@ HARMS = {
         lambda things: pod(things)["volumes"][1]["secret"]["items"][0].update(key="auth.ini"),
         lambda things: find(things, "Ingress", "mlflow")["spec"]["tls"][0].update(secretName="unknown"),
         lambda things: find(things, "RoleBinding", "pipeline-runner")["subjects"][0].update(name="pipeline"),
+        lambda things: find(things, "ServiceAccount", "mlflow")["metadata"].update(namespace=policies.PIPELINES),
+        lambda things: find(things, "ConfigMap", "atlas-fusion")["metadata"].update(namespace=policies.REGISTRY),
     ],
     "selectors_select": [
         lambda things: rule(things, "nodes")["podSelector"]["matchLabels"].update(app="nothing"),
         lambda things: rule(things, "mlflow")["ingress"][0]["from"][1]["podSelector"]["matchLabels"].update(app="no"),
+        lambda things: rule(things, "mlflow")["ingress"][0]["from"][1].pop("namespaceSelector"),
+        lambda things: rule(things, "steps")["egress"][0]["to"][0].pop("namespaceSelector"),
         lambda things: find(things, "Service", "mlflow")["spec"]["selector"].update(app="mlfow"),
         lambda things: find(things, "PodDisruptionBudget", "mlflow")["spec"]["selector"]["matchLabels"].update(a="b"),
         lambda things: find(things, "PodMonitor", "serve")["spec"]["selector"]["matchExpressions"][0].update(key="no"),
     ],
     "network_is_closed": [
         lambda things: things.remove(find(things, "NetworkPolicy", "default-deny")),
+        lambda things: things.remove([each for each in things if each["metadata"]["name"] == "default-deny"][1]),
         lambda things: rule(things, "default-deny")["policyTypes"].remove("Egress"),
         lambda things: rule(things, "mlflow")["ingress"][0].pop("from"),
         lambda things: rule(things, "mlflow")["ingress"][0]["from"].append({"namespaceSelector": {}}),
@@ -214,13 +262,37 @@ def test_the_script_makes_every_secret_that_the_manifests_refer_to(name: str, fo
         pytest.skip("needs kubectl; .ci/tools.sh installs it")
     script = validate.HERE / "secrets.sh"
     done = subprocess.run([script, name], env=os.environ | OUTSIDE, capture_output=True, text=True, check=True)
-    made = {each["metadata"]["name"]: set(each["data"]) for each in yaml.safe_load_all(done.stdout) if each}
-    asked = [
-        reference for each in policies.pods(validate.build(folder)) for reference in policies.references(each.spec)
-    ]
-    for kind, secret, keys in asked:
-        assert kind != "Secret" or keys <= made[secret], secret
-    assert all(keys <= policies.SECRET_KEYS[secret] for secret, keys in made.items())
+    made = {place(each): set(each["data"]) for each in yaml.safe_load_all(done.stdout) if each}
+    for each in policies.pods(validate.build(folder)):
+        for kind, secret, keys in policies.references(each.spec):
+            assert kind != "Secret" or keys <= made[each.namespace, secret], secret
+    assert all(keys <= policies.SECRET_KEYS[namespace][secret] for (namespace, secret), keys in made.items())
+
+
+def place(thing: Manifest) -> tuple[str, str]:
+    return thing["metadata"]["namespace"], thing["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", ["local", "production"])
+def test_no_secret_of_the_registry_is_in_the_pipelines_namespace_under_any_name(name: str):
+    if not shutil.which("kubectl"):
+        pytest.skip("needs kubectl; .ci/tools.sh installs it")
+    outside = {key: f"only-{key}" for key in OUTSIDE}
+    command = [validate.HERE / "secrets.sh", name]
+    done = subprocess.run(command, env=os.environ | outside, capture_output=True, text=True, check=True)
+    made = [each for each in yaml.safe_load_all(done.stdout) if each]
+    pipelines = {value for each in made if place(each)[0] == policies.PIPELINES for value in each["data"].values()}
+    users = ("mlflow-pipeline", "mlflow-reader")
+    registry = {value for each in made if place(each)[0] == policies.REGISTRY for value in each["data"].values()}
+    shared = {value for each in made if place(each)[1] in users for value in each["data"].values()}
+    assert pipelines & registry == shared, "the two users, and no other, are known on both sides"
+    assert [kind for each in made for kind in list(policies.the_registry_keeps_its_secrets([each]))] == []
+
+
+def test_half_a_key_for_the_copies_is_refused():
+    outside = {key: value for key, value in (os.environ | OUTSIDE).items() if key != "BACKUP_S3_SECRET"}
+    done = subprocess.run([validate.HERE / "secrets.sh", "production"], env=outside, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("BACKUP_S3_SECRET is not set")
 
 
 def test_the_script_says_what_it_is_not_given():

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Bring BACKUP (a name in the folder BACKUPS, or `latest`) back into the database that PGHOST, PGDATABASE, ... name.
+# Bring BACKUP (a name in the folder BACKUPS, or `latest`) back into the database that PGHOST, PGDATABASE, ... name. With
+# SOURCE=s3 it is the one that copies.py has fetched into the folder FETCHED.
 # Everything or nothing: in one transaction. A database that holds something is replaced only with REPLACE=yes.
 set -euo pipefail
 BACKUPS=${BACKUPS:?names the folder} BACKUP=${BACKUP:-latest} REPLACE=${REPLACE:-no}
 refuse() { echo "refused: $1" >&2; exit 2; }
 ask() { psql --no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 --command="$1"; }
+[ "${SOURCE:-volume}" = volume ] || BACKUPS=${FETCHED:?names the folder}
 cd "$BACKUPS"
 
 if [ "$BACKUP" = latest ]; then
