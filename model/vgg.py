@@ -234,7 +234,9 @@ def _fetch(name: str, advice: str) -> Path:
         save_file({key: value for key, value in weights.items() if key.startswith("features.")}, partial)
         partial.replace(target)
     except (OSError, RuntimeError) as error:
-        raise MissingWeights(f"cannot fetch the {name} weights from {address} ({error}); {advice}") from None
+        raise MissingWeights(
+            f"cannot fetch the {name} weights from {address} ({error}); {advice}, or put one at {target}"
+        ) from None
     finally:
         download.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)

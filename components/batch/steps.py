@@ -57,7 +57,7 @@ def check_step(
     if destination:
         open_place(destination)
     if not (names := place.names()):
-        raise InputError(f"there are no files in {place.name}, or it is not there; check the address")
+        raise InputError(f"there are no files in {place.name}; check the address")
     pairs, faults = find_pairs(names, collection, place.name)
     if not pairs:
         raise InputError(f"{place.name} holds no {collection} pair: {faults[0].pair}: {faults[0].problem}")
@@ -125,7 +125,10 @@ def report_step(
 
 
 def _source(source: str, plan: Path) -> Place:
-    return FolderPlace(plan / _IMAGES) if source == PHANTOM else open_place(source)
+    place = FolderPlace(plan / _IMAGES) if source == PHANTOM else open_place(source)
+    if isinstance(place, FolderPlace) and not place.folder.exists():
+        raise InputError(f"no such folder: {place.name}")
+    return place
 
 
 def _journal(told: dict[str, Any], chosen: Path, destination: str, fused: Path) -> Journal:

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from components.register.aliases import CHAMPION
-from model.errors import InputError
+from model.errors import InputError, unknown_choice
 from model.statistics import signed_rank_test
 
 HEADLINE = "qabf"
@@ -55,8 +55,7 @@ def parse_measures(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
-        said = f"unknown measure {', '.join(unknown)}" if unknown else "no measure given"
-        raise InputError(f"gate_measures: {said}; choose from {', '.join(MEASURES)}")
+        raise unknown_choice("measure of the gate", unknown, MEASURES)
     return names
 
 

@@ -183,8 +183,8 @@ def test_the_order_of_the_pairs_does_not_make_other_images():
 @pytest.mark.parametrize(
     ("measures", "margin", "lesions", "seconds", "said"),
     [
-        ("vif,beauty", 0.0, 0.5, 2.0, "gate_measures: unknown measure beauty; choose from .*vif"),
-        (" , ", 0.0, 0.5, 2.0, "gate_measures: no measure given"),
+        ("vif,beauty", 0.0, 0.5, 2.0, "unknown measure of the gate 'beauty'; choose one of .*vif"),
+        (" , ", 0.0, 0.5, 2.0, "no measure of the gate given"),
         ("vif", -0.1, 0.5, 2.0, "gate_margin is -0.1"),
         ("vif", math.nan, 0.5, 2.0, "gate_margin is nan"),
         ("vif", 0.0, 1.5, 2.0, "gate_lesions is 1.5"),

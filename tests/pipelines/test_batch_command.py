@@ -59,7 +59,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, images, folder, refu
     (tmp_path / "file").touch()
     (tmp_path / "bare").mkdir()
     cases = {
-        ("absent", "out"): "there are no files in absent; check the address",
+        ("absent", "out"): "no such folder: absent",
         ("bare", "out"): "there are no files in bare",
         ("file", "out"): "file is a file; give a folder or s3://bucket/prefix",
         (images, "file"): "file is a file; give a folder or s3://bucket/prefix",

@@ -79,6 +79,10 @@ def test_bad_input_to_run_is_one_line_before_anything_starts(tmp_path, fusion, r
         ("--size", "32"): "crop is 64, but size brings the images to 32x32",
         ("--normalise", "z-score"): "unknown normalise 'z-score'",
         ("--experiment", ""): "experiment has no name",
+        ("--data-version", "latest"): "data_version is latest, which only s3://bucket/prefix has",
+        ("--scheduled", "--data-version", "latest"): "data_version is latest, which only s3://bucket/prefix has",
+        ("--data-version", "123"): "'123' is no version of a folder",
+        ("--workspace", "s3://"): "'s3://' is no S3 address",
         ("--profile", "atlas"): "no such data folder: data",
     }
     before = sorted(tmp_path.rglob("*"))

@@ -36,7 +36,7 @@ def test_the_published_weights_give_the_published_images(shared, tmp_path, fusio
 
 def test_fuse_writes_the_fused_image_at_the_size_of_its_sources(folder, fusion):
     done = fusion("fuse", "ct.png", "mr.png", "-o", "out.png", "--model", "model")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "fused ct.png and mr.png; wrote out.png\n"), done.stderr
     fused = Image.open(folder / "out.png")
     assert (fused.size, fused.mode) == ((20, 18), "L")
     for name, choice in (("fer", ("--strategy", "fer")), ("stored", ("--batchnorm", "stored"))):
