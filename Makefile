@@ -17,6 +17,7 @@ $(READY): requirements.lock requirements-dev.lock requirements-cuda.lock pyproje
 
 .PHONY: setup
 setup: $(READY) ## Make .venv from the lock
+	@echo "ready: make run, or $(BIN)/fusion --help"
 
 .PHONY: run
 run: $(READY) ## Run the whole pipeline on this machine (ARGS="--profile atlas --data DIR" and more)
