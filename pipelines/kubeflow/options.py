@@ -76,6 +76,13 @@ def connect(host: Host = None, namespace: Namespace = None, ca: Ca = None, timeo
     return Kubeflow(Access.find(host, namespace, ca, timeout))
 
 
+def check_access(context: typer.Context) -> None:
+    """Raise InputError for a way in that leads nowhere, before seconds are spent on compiling a pipeline."""
+    from pipelines.kubeflow.access import Access
+
+    Access.find(*(context.params[name] for name in inspect.signature(connect).parameters))
+
+
 Connect = Callable[[], "Kubeflow"]
 
 

@@ -20,6 +20,7 @@ from pipelines.kubeflow.options import (
     ServiceAccount,
     VersionName,
     Yes,
+    check_access,
     connecting,
     own_options,
     print_json,
@@ -85,6 +86,8 @@ def create(
     if name.startswith("-") or not name.strip():
         raise InputError(f"{name!r} is no name of a schedule; give the name first, then options")
     when, zone = When.asked(cron, every), zone_named(time_zone)
+    if not dry_run:
+        check_access(context)
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run or follow_latest) as package:
         values, notes = run_parameters(pipeline, profile, given, package, own_options(context))

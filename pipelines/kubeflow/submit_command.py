@@ -15,6 +15,7 @@ from pipelines.kubeflow.options import (
     Profile,
     ServiceAccount,
     VersionName,
+    check_access,
     connecting,
     own_options,
     print_json,
@@ -58,6 +59,8 @@ def submit(
     from pipelines.kubeflow.packages import packaged, read_options
     from pipelines.kubeflow.submission import ensure_version, own_values, run_parameters, warn
 
+    if not (dry_run or parameters):
+        check_access(context)
     given = read_options(context.args)
     with packaged(pipeline, image, version_name, allow_dirty or dry_run or parameters) as package:
         if parameters:
@@ -142,7 +145,8 @@ def _print_parameters(package: "Package", as_json: bool) -> None:
     for name, each in inputs.items():
         option = f"--{name.replace('_', '-')}"
         default = each.get("defaultValue")
-        default = int(default) if each["parameterType"] == "NUMBER_INTEGER" else default
+        if isinstance(default, float) and each["parameterType"] == "NUMBER_INTEGER":
+            default = int(default)
         what = f"{KINDS[each['parameterType']]} [{default!r}]"
         typer.echo(one_line(f"{option:<22} {what}: {each.get('description', '')}"))
 
