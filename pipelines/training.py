@@ -42,7 +42,7 @@ def note_settings(p: Parameters) -> str:
 
 
 def train_judge_register(p: Parameters, settings: str) -> None:
-    """Add the seven steps to the pipeline that is being defined; `settings` is what note_settings gave."""
+    """Add the seven steps from ingest to register to a pipeline; `settings` is what note_settings gave."""
     ingested = ingest_step(
         data=p.data,
         data_version=p.data_version,

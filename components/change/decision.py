@@ -165,9 +165,12 @@ def _told(name: str, before: str, now: str) -> str:
     if name != "settings":
         what = "data" if name == "dataset_version" else "code"
         return f"the {what} changed from {before or 'unknown'} to {now}" if before != now else ""
-    if not before:
+    try:
+        old, new = values(before), values(now)
+    except InputError:
+        old = {}  # Of a version from before settings were JSON.
+    if not old:
         return "its settings are not known"
-    old, new = values(before), values(now)
     differ = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     changed = [f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differ]
     more = f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from components.register.record import Judged
 
 RULES_TAG = "gate_rules"
+"""The tag of a version with the rules that it was last judged by."""
 REFUSED = "refused"
 LONGEST_RUN_TAG = 5000
 
@@ -39,6 +40,14 @@ def judge_beside(client: MlflowClient, name: str, judged: Judged, rules: Rules) 
     if rival and not (row and set(rules.measures) <= set(row["means"])):
         judged = _with_champion(client, name, rival, judged)
     return judged.verdict(rules, rival)
+
+
+def judge_again(client: MlflowClient, version: ModelVersion, judged: Judged, rules: Rules) -> Verdict:
+    """The verdict of this moment on a version that is there, kept with its run in the place of the one before."""
+    verdict = judge_beside(client, version.name, judged, rules)
+    log_verdict(client, version.run_id, verdict)
+    client.set_model_version_tag(version.name, version.version, RULES_TAG, rules_text(rules))
+    return verdict
 
 
 def log_verdict(client: MlflowClient, run_id: str, verdict: Verdict) -> None:
@@ -53,8 +62,8 @@ def settle(
 ) -> Verdict:
     """Give a version the alias that its verdict earns; the verdict that counted in the end.
 
-    Where another version became champion since, it is judged again beside that one, and so on. May be called again for
-    a version where it was cut short: one that was promoted before, whoever is champion now, is not promoted again.
+    Where another version became champion since, `judge_again` judges it beside that one, and so on. May be called again
+    for a version where it was cut short: one that was promoted before, whoever is champion now, is not promoted again.
     """
     name, number = version.name, str(version.version)
     while verdict.promoted:
@@ -67,7 +76,6 @@ def settle(
             if _was_champion(client, name, number):
                 break  # Cut short after its promotion, and succeeded since.
             verdict = judge_again()
-            log_verdict(client, version.run_id, verdict)
     else:
         challenge(client, name, number, verdict.reason)
     return verdict
@@ -76,22 +84,26 @@ def settle(
 def refused_by_others(client: MlflowClient, version: ModelVersion, rules: Rules) -> bool:
     """Whether the gate refused a version by other rules than these, and nobody promoted or retired it since."""
     tags = version.tags
-    if tags.get(GATE_TAG) != REFUSED or tags.get(RULES_TAG) == _text(rules) or RETIRED_TAG in tags:
+    if tags.get(GATE_TAG) != REFUSED or tags.get(RULES_TAG) == rules_text(rules) or RETIRED_TAG in tags:
         return False
-    return not any(e.action == PROMOTED and e.version == str(version.version) for e in written(client, version.name))
+    return not was_promoted(client, version)
 
 
-def conclude(client: MlflowClient, version: ModelVersion, verdict: Verdict, rules: Rules, description: str) -> None:
-    """Write the verdict that counted into the tags and descriptions of version and run; its tag `gate` comes last.
+def was_promoted(client: MlflowClient, version: ModelVersion) -> bool:
+    """Whether a version is the champion or was, written down or not; it is not to be judged beside itself."""
+    name, number = version.name, str(version.version)
+    if champion(client, name) == number or _was_champion(client, name, number):
+        return True
+    return any(event.action == PROMOTED and event.version == number for event in written(client, name))
 
-    The rules come after it where there was one already: cut short before, the version is judged by them once more.
-    """
+
+def conclude(client: MlflowClient, version: ModelVersion, verdict: Verdict, description: str) -> None:
+    """Write the verdict that counted into the tags and descriptions of version and run; its tag `gate` comes last."""
     client.update_model_version(version.name, version.version, description=description)
     client.set_tag(version.run_id, "mlflow.note.content", description)
     for key, value in ((f"{GATE_TAG}_reason", verdict.reason), (GATE_TAG, word(verdict))):
         client.set_tag(version.run_id, key, value[:LONGEST_RUN_TAG])
         client.set_model_version_tag(version.name, version.version, key, value)
-    client.set_model_version_tag(version.name, version.version, RULES_TAG, _text(rules))
 
 
 def word(verdict: Verdict) -> str:
@@ -99,7 +111,8 @@ def word(verdict: Verdict) -> str:
     return "promoted" if verdict.promoted else REFUSED
 
 
-def _text(rules: Rules) -> str:
+def rules_text(rules: Rules) -> str:
+    """The rules as the version's tag has them."""
     return json.dumps(asdict(rules), sort_keys=True)
 
 

@@ -82,12 +82,12 @@ def register(
     The run is the training's own, with its live curves, where `folder` names it in `mlflow_run.json` and this MLflow
     has it; a new one otherwise. The version becomes `champion` (the one before it `previous`) or `challenger`. The same
     weights with the same evaluation give the version that is there already, which is judged again if other rules
-    refused it. An empty `tracking_uri` stands for
-    MLFLOW_TRACKING_URI. With an sqlite one a new experiment keeps its files in `artifact_folder` (default: `artifacts`
-    beside the database); a server decides for itself. The statistics in the report `validation` are logged with it, for
-    later data to be compared with. Raises InputError if a folder is incomplete or MLflow cannot be used.
+    refused it, or if it was cut short. An empty `tracking_uri` stands for MLFLOW_TRACKING_URI. With an sqlite one a new
+    experiment keeps its files in `artifact_folder` (default: `artifacts` beside the database); a server decides for
+    itself. The statistics in the report `validation` are logged with it, for later data to be compared with. Raises
+    InputError if a folder is incomplete or MLflow cannot be used.
     """
-    from components.register.promotion import judge_beside, log_verdict
+    from components.register.promotion import RULES_TAG, judge_beside, log_verdict, rules_text
     from model.fuser import weights_sha256
 
     check_names(model_name, experiment)
@@ -118,7 +118,7 @@ def register(
                 model_name,
                 source=logged.model_uri,
                 run_id=active.info.run_id,
-                tags=tags,
+                tags=tags | {RULES_TAG: rules_text(rules)},
                 description=description,
                 model_id=logged.model_id,
             )
@@ -184,21 +184,24 @@ def _finish(
     import mlflow
 
     from components.register.card import log_card
-    from components.register.promotion import conclude, judge_beside, log_verdict, refused_by_others, settle
+    from components.register.promotion import conclude, judge_again, refused_by_others, settle, was_promoted
 
     def judge_now() -> Verdict:
-        return judge_beside(client, version.name, judged, rules)
+        return judge_again(client, version, judged, rules)
 
+    unsettled = GATE_TAG not in version.tags
+    if refused_by_others(client, version, rules):
+        # From here on it is as one that was cut short.
+        client.delete_model_version_tag(version.name, version.version, GATE_TAG)
+        unsettled = True
     verdict = Verdict(**mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gate.json"))
-    ruled_otherwise = refused_by_others(client, version, rules)
-    if ruled_otherwise:
-        verdict = judge_now()
-        log_verdict(client, version.run_id, verdict)
     # A registration cut short leaves a version without this tag; whoever comes next gives it its alias.
-    if ruled_otherwise or GATE_TAG not in version.tags:
+    if unsettled:
+        if already_registered and not was_promoted(client, version):
+            verdict = judge_now()  # By these rules, and beside the champion of now.
         verdict = settle(client, version, verdict, judge_now)
         log_card(client, version, judged, verdict)
-        conclude(client, version, verdict, rules, card(judged, verdict))
+        conclude(client, version, verdict, card(judged, verdict))
         version = client.get_model_version(version.name, version.version)
     if already_registered and client.get_run(version.run_id).info.status != "FINISHED":
         client.set_terminated(version.run_id)

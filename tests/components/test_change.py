@@ -111,6 +111,14 @@ def test_numbers_are_told_apart_by_value_since_runners_write_them_differently(ma
     assert not made(settings='{"network": "dilran", "clip": 0, "epochs": 12.0}').train
 
 
+@pytest.mark.parametrize("older", ["", "min_pairs=16 split=subject epochs=12.0"], ids=["none", "text"])
+def test_a_champion_whose_settings_cannot_be_read_is_trained_anew(made, store, older: str):
+    made.register(1)
+    store.client.set_model_version_tag(made.name, "1", "settings", older)
+    decision = made(code="b")
+    assert decision.train and decision.reason.endswith("its settings are not known")
+
+
 @pytest.mark.parametrize("arrived", ["16", "{{$.inputs.parameters['pipelinechannel--settings-Output']}}", '["epochs"]'])
 def test_settings_that_the_runner_did_not_fill_in_are_refused_since_all_would_look_the_same(made, arrived: str):
     with pytest.raises(InputError, match="the settings arrived as"):

@@ -66,6 +66,53 @@ def test_a_version_that_other_rules_refused_is_judged_again(store: SimpleNamespa
     assert register(folders, store.uri, "rules").standing == "without an alias"
 
 
+@pytest.mark.parametrize("then", [Rules(), Rules(margin=0.9)])
+@pytest.mark.parametrize("cut", [(promotion, "settle"), (succession, "write"), (promotion, "conclude")])
+def test_who_is_cut_short_while_judged_again_ends_in_one_state(
+    store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: tuple[Any, str], then: Rules
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("power cut")
+
+    folders, name = make_folders(tmp_path), f"again-{cut[1]}-{then.margin}"
+    register(folders, store.uri, name, rules=Rules(margin=0.9))
+    with monkeypatch.context() as patch:
+        patch.setattr(*cut, fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            register(folders, store.uri, name)
+    # What became champion stays it; what did not is judged by the rules of now.
+    promoted = cut[1] != "settle" or then == Rules()
+    made = register(folders, store.uri, name, rules=then)
+    assert (made.promoted, made.standing) == (promoted, "champion" if promoted else "challenger")
+    version = store.client.get_model_version(name, "1")
+    assert (version.tags["gate"], version.tags["gate_reason"]) == (promotion.word(made), made.reason)
+    assert [event.version for event in written(store.client, name)] == ["1"] * promoted
+
+
+def test_a_registration_cut_short_before_the_gate_is_judged_by_the_rules_of_the_next(
+    store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("power cut")
+
+    folders = make_folders(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "settle", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            register(folders, store.uri, "eased", rules=Rules(margin=0.9))
+    assert register(folders, store.uri, "eased").standing == "champion"
+
+
+def test_a_refused_version_that_was_made_champion_in_mlflows_page_is_not_judged_beside_itself(
+    store: SimpleNamespace, tmp_path: Path
+) -> None:
+    folders = make_folders(tmp_path)
+    register(folders, store.uri, "by-hand", rules=Rules(margin=0.9))
+    store.client.set_registered_model_alias("by-hand", "champion", "1")
+    store.client.delete_registered_model_alias("by-hand", "challenger")
+    assert register(folders, store.uri, "by-hand").standing == "champion"
+
+
 def test_a_registration_cut_short_is_finished_by_the_next(
     store: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
