@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.change.decision import last_look
-from components.register.aliases import GATE_TAG
+from components.register.aliases import GATE_TAG, LAST_RUN_TAG
 from components.register.record import RUN_VARIABLE
 from components.register.webhook import WEBHOOK_VARIABLE, for_slack, post
 from components.tracking import connected, shown, sqlite_path
@@ -93,7 +93,10 @@ def _left(client: MlflowClient, model_name: str, run: str) -> Ending | None:
     """What a run left in the registry: a version, or a reason for none; None for neither."""
     if why := last_look(client, model_name, run):
         return Ending("nothing_new", f"nothing new, no training: {why}")
-    made = client.search_model_versions(f"name = '{model_name}' AND tags.pipeline_run = '{run}'")
+    of_model = f"name = '{model_name}' AND tags"
+    made = [
+        v for tag in ("pipeline_run", LAST_RUN_TAG) for v in client.search_model_versions(f"{of_model}.{tag} = '{run}'")
+    ]
     if not made:
         return None
     version = max(made, key=lambda each: int(each.version))

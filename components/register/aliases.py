@@ -24,6 +24,9 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 GATE_TAG = "gate"
 """The tag of a version that says its alias was set, by the gate's word: promoted or refused."""
 
+LAST_RUN_TAG = "last_pipeline_run"
+"""The tag of a version that names the last run of the pipeline that came to the same weights as the first."""
+
 CLAIM = "promotion."
 """The tags of a registered model that begin so are claims: each of a process that is about to change its champion."""
 HOLD_SECONDS = 60.0

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.register.aliases import GATE_TAG, champion, named
+from components.register.aliases import GATE_TAG, LAST_RUN_TAG, champion, named
 from components.register.gate import Rules, Verdict, markdown, without_champion
 from components.register.record import STATISTICS_FILE, Judged, Origin, card, log_run
 from components.tracking import connected, experiment_id, find_run, noted_run, shown
@@ -99,7 +99,8 @@ def register(
 
         rules = rules or Rules()
         if found := _find(client, model_name, identity):
-            client.set_model_version_tag(model_name, found.version, judged.recipe(origin), origin.git_commit)
+            for key, value in ((judged.recipe(origin), origin.git_commit), (LAST_RUN_TAG, origin.pipeline_run)):
+                client.set_model_version_tag(model_name, found.version, key, value)
             return _finish(client, found, judged, rules, already_registered=True)
         verdict = judge_beside(client, model_name, judged, rules)
         tags, description = identity | judged.tags(origin) | {"parent": verdict.over}, card(judged, verdict)

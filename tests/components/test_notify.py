@@ -1,6 +1,7 @@
 """What is told of a run that ended: to a real HTTP server, in words and in fields, and never a secret."""
 
 import json
+from dataclasses import replace
 from threading import Event
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import pytest
 
 from components.change.decision import CHECKED
 from components.notify.ending import tell
-from components.register import webhook
+from components.register import registry, webhook
 from tests.mlflow_servers import Quiet, serving
+from tests.registered import ORIGIN, make_folders
 
 
 @pytest.fixture
@@ -45,6 +47,18 @@ def test_a_run_that_made_a_version_is_told_with_the_gates_word(hook, store):
     (said,) = hook.posts
     assert (said["event"], said["version"]) == ("run_succeeded", "1")
     assert said["text"].startswith("ct-mri, run run-2: version 1 promoted: vif 0.5000 beats ")
+
+
+def test_a_run_that_came_to_the_same_weights_is_told_of_the_version_that_is_there(hook, store, tmp_path):
+    folders = make_folders(tmp_path)
+    three = (folders.model, folders.evaluation, folders.packed)
+    for run in ("run-5", "run-6"):
+        origin = replace(ORIGIN, pipeline_run=run)
+        registry.register(*three, origin, tracking_uri=store.uri, experiment="fusion", model_name="same")
+        tell("RUNNING", "", "same", run, store.uri)
+    first, second = hook.posts
+    assert first["event"] == second["event"] == "run_succeeded"
+    assert first["outcome"] == second["outcome"] and second["outcome"].startswith("version 1 promoted")
 
 
 def test_a_version_that_the_gate_did_not_come_to_judge_is_a_failure(hook, store):
