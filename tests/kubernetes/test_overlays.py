@@ -106,6 +106,13 @@ def test_a_policy_refuses_what_breaks_it(things, policy, harm, complaint: str):
     assert complaint in "\n".join(policy(things))
 
 
+def test_kubeflow_looks_after_the_namespace_of_pipelines_and_not_after_the_registry(built):
+    labels = {each["metadata"]["name"]: each["metadata"]["labels"] for each in built if each["kind"] == "Namespace"}
+    of_kubeflow = {"pipelines.kubeflow.org/enabled": "true", "app.kubernetes.io/part-of": "kubeflow-profile"}
+    assert labels[policies.PIPELINES].items() >= of_kubeflow.items()
+    assert not labels[policies.REGISTRY].items() & of_kubeflow.items()
+
+
 def test_what_is_in_a_list_is_looked_at_too(things):
     pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
     container(things).update(image="atlas-fusion:latest")
