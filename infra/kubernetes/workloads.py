@@ -112,6 +112,14 @@ def references(spec: Manifest) -> Iterator[tuple[str, str, set[str]]]:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"], set()
 
 
+def pods_are_written_out(things: list[Manifest]) -> Iterator[str]:
+    """What serves names its containers: those that KServe makes up, nobody here can look at."""
+    for thing in things:
+        for part, spec in thing["spec"].items() if thing["kind"] == "InferenceService" else ():
+            if not spec.get("containers"):
+                yield f"{name_of(thing)}: {part} without containers"
+
+
 def images_are_pinned(things: list[Manifest]) -> Iterator[str]:
     """Every image has a digest, or a tag with a number in it and no word such as `latest` or `main`."""
     for pod in pods(things):

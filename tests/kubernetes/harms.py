@@ -161,6 +161,15 @@ HARMS: dict[str, list[tuple[Harm, str]]] = {
             "Secret mlflow with",
         ),
     ],
+    "pods_are_written_out": [
+        (lambda things: predictor(things).pop("containers"), "ct-mri-fusion: predictor without containers"),
+        (
+            lambda things: find(things, "InferenceService", "ct-mri-fusion")["spec"].update(
+                transformer={"minReplicas": 1}
+            ),
+            "transformer without containers",
+        ),
+    ],
     "images_are_pinned": [
         *(
             (image(name), f"image '{name}'")
