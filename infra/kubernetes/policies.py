@@ -1,18 +1,34 @@
-"""What the manifests of a whole overlay must keep to; each policy tells what breaks it, one line a place."""
+"""What the manifests of a whole overlay must keep to: who may do what, who reaches whom, what refers to what.
 
+Each policy tells what breaks it, one line a place. `workloads` has those of the pods.
+"""
+
+import ipaddress
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-PIPELINES, REGISTRY = "atlas-fusion", "atlas-fusion-registry"
-"""The namespaces: what pipelines start and what serves; MLflow and all that holds its data."""
+from workloads import (
+    PIPELINES,
+    REGISTRY,
+    WITH_A_TOKEN,
+    Manifest,
+    images_are_pinned,
+    jobs_end,
+    name_of,
+    no_pod_has_privileges,
+    no_secret_is_written_down,
+    pods,
+    pods_are_written_out,
+    references,
+    resources_are_bounded,
+    servers_are_probed,
+    tokens_are_for_the_steps,
+)
+
 OF_THE_CLUSTER = {"Namespace"}
 """The only kind without a namespace that is ours to make."""
 MAKES_SECRETS = {"Secret", "ExternalSecret", "SealedSecret"}
-WITH_A_TOKEN = {"pipeline-runner"}
-LONG_RUNNING = {"Deployment", "StatefulSet", "DaemonSet", "InferenceService"}
-VOLUMES = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "projected", "downwardAPI"}
 MADE_ELSEWHERE = {
     "workflows.argoproj.io/workflow": "Argo, on every pod of a run",
     "serving.kserve.io/inferenceservice": "KServe, on every pod that serves",
@@ -41,57 +57,34 @@ RULING = set[str]().union(*SECRET_KEYS[REGISTRY].values()) - _USER - _S3
 """Keys under which a Secret holds what rules the registry or its data."""
 OF_KUBEFLOW = {"mlpipeline-minio-artifact"}
 """Secrets that Kubeflow makes in the namespace of pipelines."""
+RIGHTS = {
+    ("", "configmaps"): {"get"},
+    ("", "secrets"): {"get"},
+    ("", "pods"): {"get", "list", "watch"},
+    ("", "pods/log"): {"get"},
+    ("argoproj.io", "workflowtaskresults"): {"create", "patch"},
+    ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "list", "watch", "delete"},
+}
+"""All that a Role may allow, by API group and resource."""
+NAMED = {"configmaps": {"kfp-launcher"}, "secrets": OF_KUBEFLOW}
+"""Resources of which a Role may reach only these objects."""
+NAMESPACES_BY = {"kubernetes.io/metadata.name", "atlas-fusion/ingress"}
+"""Labels that tell a namespace from any other: its name, and what an administrator puts on that of the ingress."""
+OUTSIDE = {"externalIPs", "externalName", "loadBalancerIP"}
+"""What gives a Service an address outside the cluster."""
+WAYS = {"ingress": "from", "egress": "to"}
+STEPS = {"matchExpressions": [{"key": "workflows.argoproj.io/workflow", "operator": "Exists"}]}
+HTTPS = [{"port": port, "protocol": "TCP"} for port in (443, 6443)]
+"""What the steps may speak with everyone; 6443 is the API server."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+METADATA = [ipaddress.ip_address(at) for at in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254")]
+"""Where clouds hand out the node's credentials, or a pod's."""
 SOURCES = {
     "kube_": "kube-state-metrics",
     "kubelet_volume_stats_": "the kubelet",
     "kn_serving_": "Knative's queue-proxy",
 }
 """Who measures what alerts ask for, by the beginning of the name."""
-
-_CREDENTIAL = re.compile(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY", re.IGNORECASE)
-_IN_A_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
-Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Pod:
-    """The specification of a pod somewhere in a manifest, with the labels that its pods get."""
-
-    owner: str
-    kind: str
-    namespace: str
-    spec: Manifest
-    labels: dict[str, str]
-
-    @property
-    def containers(self) -> list[Manifest]:
-        """Every container, those that run first included."""
-        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
-
-
-def name_of(thing: Manifest) -> str:
-    """Kind and name, as complaints give them."""
-    return f"{thing['kind']} {thing['metadata']['name']}"
-
-
-def pods(things: list[Manifest]) -> list[Pod]:
-    """Every pod that the manifests describe, wherever its specification stands, in custom resources too."""
-    return [pod for thing in things for pod in _pods(thing, thing, {})]
-
-
-def _pods(thing: Manifest, part: Any, labels: dict[str, str]) -> Iterator[Pod]:
-    if isinstance(part, list):
-        for each in part:
-            yield from _pods(thing, each, labels)
-    if not isinstance(part, dict):
-        return
-    if isinstance(part.get("containers"), list):
-        own = {"serving.kserve.io/inferenceservice": thing["metadata"]["name"]} if "predictor" in thing["spec"] else {}
-        yield Pod(name_of(thing), thing["kind"], thing["metadata"].get("namespace", ""), part, labels | own)
-        return
-    labels = (part.get("metadata") or {}).get("labels", {})
-    for each in part.values():
-        yield from _pods(thing, each, labels)
 
 
 def in_our_namespaces(things: list[Manifest]) -> Iterator[str]:
@@ -148,117 +141,38 @@ def _secrets(part: Any) -> Iterator[tuple[str, set[str]]]:
         yield from ((name, set()) for name in part.get("resourceNames", []))
 
 
-def images_are_pinned(things: list[Manifest]) -> Iterator[str]:
-    """Every image has a tag other than `latest`, or a digest."""
-    for pod in pods(things):
-        for container in pod.containers:
-            image = container.get("image", "")
-            tag = image.rpartition("/")[2].partition(":")[2]
-            if "@sha256:" not in image and tag in ("", "latest"):
-                yield f"{pod.owner}: image {image or 'missing'!r} of {container['name']} is not pinned"
-
-
-def no_pod_has_privileges(things: list[Manifest]) -> Iterator[str]:
-    """No root, no capabilities, nothing of the node, a root file system that cannot be written."""
-    for pod in pods(things):
-        context = pod.spec.get("securityContext", {})
-        if not context.get("runAsNonRoot") or not context.get("runAsUser"):
-            yield f"{pod.owner}: may run as root"
-        if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
-            yield f"{pod.owner}: has no seccomp profile"
-        for word in ("hostNetwork", "hostPID", "hostIPC"):
-            if pod.spec.get(word):
-                yield f"{pod.owner}: {word}"
-        for volume in pod.spec.get("volumes", []):
-            if wrong := set(volume) - {"name"} - VOLUMES:
-                yield f"{pod.owner}: volume {volume['name']} is a {', '.join(sorted(wrong))}"
-        for container in pod.containers:
-            yield from _privileges(f"{pod.owner}, {container['name']}", container)
-
-
-def _privileges(where: str, container: Manifest) -> Iterator[str]:
-    context = container.get("securityContext", {})
-    if context.get("privileged"):
-        yield f"{where}: privileged"
-    if context.get("runAsUser") == 0 or context.get("runAsNonRoot") is False:
-        yield f"{where}: runs as root"
-    if context.get("allowPrivilegeEscalation") is not False:
-        yield f"{where}: allowPrivilegeEscalation is not false"
-    if context.get("readOnlyRootFilesystem") is not True:
-        yield f"{where}: its root file system can be written"
-    if context.get("capabilities") != {"drop": ["ALL"]}:
-        yield f"{where}: does not drop all capabilities"
-    if any("hostPort" in port for port in container.get("ports", [])):
-        yield f"{where}: hostPort"
-
-
-def resources_are_bounded(things: list[Manifest]) -> Iterator[str]:
-    """Every container asks for CPU and memory and has a limit of memory; every emptyDir has a size."""
-    for pod in pods(things):
-        for container in pod.containers:
-            resources = container.get("resources", {})
-            if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get(
-                "limits", {}
-            ):
-                yield f"{pod.owner}, {container['name']}: no requests of cpu and memory, or no limit of memory"
-        for volume in pod.spec.get("volumes", []):
-            if "emptyDir" in volume and not (volume["emptyDir"] or {}).get("sizeLimit"):
-                yield f"{pod.owner}: emptyDir {volume['name']} has no sizeLimit"
-
-
-def servers_are_probed(things: list[Manifest]) -> Iterator[str]:
-    """What runs for good says when it is ready, and is started anew when it hangs; a job has a deadline or an end."""
-    for pod in pods(things):
-        for container in pod.spec["containers"]:
-            missing = {"readinessProbe", "livenessProbe"} - set(container)
-            if pod.kind in LONG_RUNNING and missing:
-                yield f"{pod.owner}, {container['name']}: no {' and no '.join(sorted(missing))}"
-
-
-def tokens_are_for_the_steps(things: list[Manifest]) -> Iterator[str]:
-    """No pod and no service account has a token for the API server, but the one that pipelines run by."""
-    for thing in things:
-        allowed = thing["metadata"]["name"] in WITH_A_TOKEN
-        if thing["kind"] == "ServiceAccount" and thing.get("automountServiceAccountToken") is not False and not allowed:
-            yield f"{name_of(thing)}: its token is mounted"
-    for pod in pods(things):
-        if pod.spec.get("automountServiceAccountToken") is not False:
-            yield f"{pod.owner}: mounts a token"
-        if pod.spec.get("serviceAccountName") in WITH_A_TOKEN:
-            yield f"{pod.owner}: runs as {pod.spec['serviceAccountName']}"
-
-
-def no_secret_is_written_down(things: list[Manifest]) -> Iterator[str]:
-    """Credentials are references: no Secret, no such value in the environment, none within an address."""
-    for thing in things:
-        if thing["kind"] == "Secret":
-            yield f"{name_of(thing)}: its values stand in the manifests"
-        for key, value in (thing.get("data") or {}).items():
-            if _IN_A_URL.search(value) or (_CREDENTIAL.search(key) and thing["kind"] == "ConfigMap"):
-                yield f"{name_of(thing)}: {key} holds a credential"
-    for pod in pods(things):
-        for container in pod.containers:
-            for entry in container.get("env", []):
-                value = entry.get("value", "")
-                if value and (_CREDENTIAL.search(entry["name"]) or _IN_A_URL.search(value)):
-                    yield f"{pod.owner}, {container['name']}: {entry['name']} holds a credential"
-
-
 def roles_are_small(things: list[Manifest]) -> Iterator[str]:
-    """No wildcard, no Secret but by name, nothing that starts or enters pods or hands rights on."""
+    """A Role gives no right but those of RIGHTS, in the pipelines' namespace; bound is such a Role, to the steps."""
+    roles = {(thing["metadata"].get("namespace"), thing["metadata"]["name"]) for thing in things if _is_role(thing)}
     for thing in things:
         if thing["kind"] in ("ClusterRole", "ClusterRoleBinding"):
             yield f"{name_of(thing)}: rights in the whole cluster"
-        for rule in thing.get("rules", []) if thing["kind"] == "Role" else []:
-            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-            if any("*" in word for word in words):
-                yield f"{name_of(thing)}: a wildcard"
-            if "secrets" in rule["resources"] and (not rule.get("resourceNames") or rule["verbs"] != ["get"]):
-                yield f"{name_of(thing)}: reads Secrets that it does not name"
-            if words & {"pods/exec", "pods/attach", "escalate", "bind", "impersonate", "roles", "rolebindings"} or (
-                "pods" in rule["resources"] and set(rule["verbs"]) & {"create", "update", "patch", "delete"}
-            ):
-                yield f"{name_of(thing)}: makes or enters pods, or hands rights on"
+        if thing["kind"] in ("Role", "RoleBinding") and thing["metadata"].get("namespace") != PIPELINES:
+            yield f"{name_of(thing)}: rights elsewhere than in {PIPELINES}"
+        for rule in thing.get("rules") or [] if _is_role(thing) else []:
+            yield from (f"{name_of(thing)}: {wrong}" for wrong in _beyond(rule))
+        if thing["kind"] == "RoleBinding":
+            role, namespace = thing["roleRef"], thing["metadata"].get("namespace")
+            if role["kind"] != "Role" or (namespace, role["name"]) not in roles:
+                yield f"{name_of(thing)}: binds {role['kind']} {role['name']}, no Role of these manifests"
+            for subject in thing.get("subjects", []):
+                if (subject.get("namespace"), subject["name"]) not in WITH_A_TOKEN:
+                    yield f"{name_of(thing)}: gives rights to {subject['kind']} {subject['name']}, none of the steps'"
+
+
+def _is_role(thing: Manifest) -> bool:
+    return bool(thing["kind"] == "Role")
+
+
+def _beyond(rule: Manifest) -> Iterator[str]:
+    """What a rule allows beyond RIGHTS, or on more objects than NAMED."""
+    for group in rule["apiGroups"]:
+        for resource in rule["resources"]:
+            if beyond := set(rule["verbs"]) - RIGHTS.get((group, resource), set()):
+                yield f"may {', '.join(sorted(beyond))} {resource}"
+            names = set(rule.get("resourceNames", []))
+            if resource in NAMED and (not names or names - NAMED[resource]):
+                yield f"reaches {resource} {', '.join(sorted(names)) or 'of any name'}"
 
 
 def references_exist(things: list[Manifest]) -> Iterator[str]:
@@ -268,7 +182,7 @@ def references_exist(things: list[Manifest]) -> Iterator[str]:
     """
     there = {(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]): thing for thing in things}
     for pod in pods(things):
-        account = pod.spec.get("serviceAccountName")
+        account = pod.account
         if account and ("ServiceAccount", pod.namespace, account) not in there:
             yield f"{pod.owner}: no ServiceAccount {account}"
         for kind, name, keys in references(pod.spec):
@@ -288,32 +202,6 @@ def references_exist(things: list[Manifest]) -> Iterator[str]:
         for subject in thing.get("subjects", []):
             if ("ServiceAccount", subject.get("namespace"), subject["name"]) not in there:
                 yield f"{name_of(thing)}: no ServiceAccount {subject['name']}"
-
-
-def references(spec: Manifest) -> Iterator[tuple[str, str, set[str]]]:
-    """Kind, name and keys of what a pod cannot start without."""
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        for entry in container.get("env", []):
-            for word, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
-                reference = entry.get("valueFrom", {}).get(word)
-                if reference and not reference.get("optional"):
-                    yield kind, reference["name"], {reference["key"]}
-        for source in container.get("envFrom", []):
-            for word, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
-                if word in source and not source[word].get("optional"):
-                    yield kind, source[word]["name"], set()
-    for volume in spec.get("volumes", []):
-        if "secret" in volume:
-            keys = {item["key"] for item in volume["secret"].get("items", [])}
-            yield "Secret", volume["secret"]["secretName"], keys
-        if "configMap" in volume:
-            yield (
-                "ConfigMap",
-                volume["configMap"]["name"],
-                {item["key"] for item in volume["configMap"].get("items", [])},
-            )
-        if "persistentVolumeClaim" in volume:
-            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"], set()
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
@@ -339,7 +227,7 @@ def selectors_select(things: list[Manifest]) -> Iterator[str]:
         spec = thing.get("spec", {})
         selectors = {
             "NetworkPolicy": lambda spec: [{"podSelector": spec["podSelector"]}, *_peers(spec)],
-            "Service": lambda spec: [{"podSelector": {"matchLabels": spec["selector"]}}],
+            "Service": lambda spec: [{"podSelector": {"matchLabels": spec.get("selector", {})}}],
             "PodDisruptionBudget": lambda spec: [{"podSelector": spec["selector"]}],
             "PodMonitor": lambda spec: [{"podSelector": spec["selector"]}],
         }.get(thing["kind"], lambda _: [])(spec)
@@ -367,25 +255,84 @@ def _ours(selector: Manifest) -> bool:
 
 
 def network_is_closed(things: list[Manifest]) -> Iterator[str]:
-    """All is denied first; what opens it names peers and never the metadata service; no port is open to the world."""
+    """All is denied first; what opens it names peers, never everyone nor the metadata service, but HTTPS for steps."""
     policies = [thing for thing in things if thing["kind"] == "NetworkPolicy"]
     closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for namespace in SECRET_KEYS:
-        if closed not in [thing["spec"] for thing in policies if thing["metadata"].get("namespace") == namespace]:
+        here = [thing for thing in policies if thing["metadata"].get("namespace") == namespace]
+        if closed not in [thing["spec"] for thing in here]:
             yield f"no NetworkPolicy denies everything first in {namespace}"
+        for way in WAYS:
+            if _everywhere(block for thing in here for rule in _rules(thing, way) for block in _blocks(rule, way)):
+                yield f"NetworkPolicies of {namespace}: {way} of everywhere"
     for thing in policies:
-        spec = thing["spec"]
-        rules = [*spec.get("ingress", []), *spec.get("egress", [])]
-        for rule in rules:
-            peers = [*rule.get("from", []), *rule.get("to", [])]
-            if not peers or {} in peers or {"namespaceSelector": {}} in peers:
-                yield f"{name_of(thing)}: open to everyone"
-            for block in (peer["ipBlock"] for peer in peers if "ipBlock" in peer):
-                if block["cidr"] == "0.0.0.0/0" and "169.254.0.0/16" not in block.get("except", []):
-                    yield f"{name_of(thing)}: reaches the metadata service of the cloud"
+        for way in WAYS:
+            for rule in thing["spec"].get(way) or []:
+                yield from (f"{name_of(thing)}: {wrong}" for wrong in _open(rule.get(WAYS[way]) or [], way))
+
+
+def services_are_inside(things: list[Manifest]) -> Iterator[str]:
+    """A Service has an address within the cluster, and no other."""
     for thing in things:
-        if thing["kind"] == "Service" and thing["spec"].get("type", "ClusterIP") != "ClusterIP":
-            yield f"{name_of(thing)}: is reached from outside past the ingress"
+        spec = thing["spec"] if thing["kind"] == "Service" else {}
+        if spec.get("type", "ClusterIP") != "ClusterIP" or set(spec) & {
+            "externalIPs",
+            "externalName",
+            "loadBalancerIP",
+        }:
+            yield f"{name_of(thing)}: is reached from outside past the ingress, or leads there"
+
+
+def _open(peers: list[Manifest], way: str) -> Iterator[str]:
+    """What is wrong with the peers of a rule, each by itself."""
+    if not peers or {} in peers:
+        yield "open to everyone"
+    for peer in peers:
+        if "namespaceSelector" in peer and not _named(peer["namespaceSelector"]):
+            yield f"open to any namespace that {peer['namespaceSelector']} takes; name it"
+        if "ipBlock" in peer:
+            block = _network(peer["ipBlock"]["cidr"])
+            excepted = [_network(each) for each in peer["ipBlock"].get("except", [])]
+            reached = [at for at in METADATA if at in block and not any(at in each for each in excepted)]
+            if way == "egress" and reached:
+                yield f"reaches the metadata service of the cloud at {reached[0]}"
+
+
+def _named(selector: Manifest) -> bool:
+    """Whether a selector takes only namespaces of a name, or that an administrator let in."""
+    chosen = {each["key"] for each in selector.get("matchExpressions", []) if each["operator"] == "In"}
+    return bool((chosen | set(selector.get("matchLabels", {}))) & NAMESPACES_BY)
+
+
+def _rules(policy: Manifest, way: str) -> list[Manifest]:
+    """The rules of a policy, without those that let the steps speak HTTPS."""
+    rules = policy["spec"].get(way) or []
+    steps = policy["metadata"].get("namespace") == PIPELINES and policy["spec"]["podSelector"] == STEPS
+    free = way == "egress" and steps
+    return [rule for rule in rules if not (free and rule.get("ports") and all(p in HTTPS for p in rule["ports"]))]
+
+
+def _blocks(rule: Manifest, way: str) -> list[Network]:
+    """The networks that a rule opens."""
+    return [_network(peer["ipBlock"]["cidr"]) for peer in rule.get(WAYS[way]) or [] if "ipBlock" in peer]
+
+
+def _network(text: str) -> Network:
+    """A network; what is none counts as all of IPv4."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return ipaddress.ip_network("0.0.0.0/0")
+
+
+def _everywhere(blocks: Iterable[Network]) -> bool:
+    """Whether networks together are more than a 128th of all addresses; the private ones of IPv4 are less."""
+    parts = list(blocks)
+    for version, bits in ((4, 32), (6, 128)):
+        whole = ipaddress.collapse_addresses([each for each in parts if each.version == version])  # type: ignore[type-var]
+        if sum(each.num_addresses for each in whole) > 2 ** (bits - 7):
+            return True
+    return False
 
 
 def alerts_are_whole(things: list[Manifest]) -> Iterator[str]:
@@ -416,15 +363,18 @@ POLICIES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
     in_our_namespaces,
     namespaces_are_bounded,
     the_registry_keeps_its_secrets,
+    pods_are_written_out,
     images_are_pinned,
     no_pod_has_privileges,
     resources_are_bounded,
     servers_are_probed,
+    jobs_end,
     tokens_are_for_the_steps,
     no_secret_is_written_down,
     roles_are_small,
     references_exist,
     selectors_select,
     network_is_closed,
+    services_are_inside,
     alerts_are_whole,
 )

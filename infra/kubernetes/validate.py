@@ -13,7 +13,8 @@ from pathlib import Path
 
 import jsonschema
 import yaml
-from policies import POLICIES, Manifest, alerts, name_of
+from policies import POLICIES, alerts
+from workloads import Manifest, name_of, unfolded
 
 HERE = Path(__file__).resolve().parent
 OVERLAYS = sorted(path.parent for path in (HERE / "overlays").glob("*/kustomization.yaml"))
@@ -79,7 +80,8 @@ def parsed(things: list[Manifest]) -> Iterator[str]:
 
 
 def complaints(things: list[Manifest], policies: tuple = POLICIES) -> list[str]:
-    """All that is wrong with the objects of an overlay."""
+    """All that is wrong with the objects of an overlay, those in Lists included."""
+    things = unfolded(things)
     found = [line for thing in things for line in known(thing)]
     found += [line for policy in policies for line in policy(things)]
     return found + (list(parsed(things)) if shutil.which("promtool") and alerts(things) else [])

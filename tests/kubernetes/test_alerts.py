@@ -57,6 +57,8 @@ STORIES = {
         ({BACKUP: "0+60x3000", MADE: "0x3000"}, DAY + 150, False),
         ({MADE: "0x3000"}, DAY + 150, True),  # it never succeeded
         ({MADE: "0x3000"}, DAY, False),
+        ({MLFLOW: "1x60"}, 30, True),  # there is no such CronJob
+        ({MADE: "0x30", BACKUP: "0x30", MLFLOW: "1x90"}, 60, True),  # it was deleted
     ],
     "BackupFailed": [
         ({failed("mlflow-backup-29398"): "1x9"}, 5, True),
@@ -91,6 +93,9 @@ STORIES = {
     "ServingDown": [
         ({SERVES: "0x20"}, 10, True),
         ({SERVES: "1x20", SERVES.replace("00002", "00001"): "0x20"}, 10, False),  # an earlier revision, scaled to none
+        ({MLFLOW: "1x20"}, 10, True),  # there is no such Deployment
+        ({SERVES: "1x5", MLFLOW: "1x30"}, 20, True),  # it was deleted
+        ({SERVES: "1x20", MLFLOW: "1x20"}, 10, False),
     ],
     "ServingErrors": [
         ({f'{COUNT}http_response_status_code="{code}"}}': f"0+{rate}x60" for code, rate in codes.items()}, 40, fires)

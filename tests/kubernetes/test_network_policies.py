@@ -107,7 +107,9 @@ def test_of_what_lies_outside_a_step_reaches_https_alone():
                         blocks[thing["metadata"]["name"]] = (peer["ipBlock"]["cidr"], ports)
     everywhere = {name: ports for name, (cidr, ports) in blocks.items() if cidr == "0.0.0.0/0"}
     assert everywhere == {"steps-https": {443, 6443}}
+    assert blocks["dns"] == ("169.254.20.10/32", {53})
     assert {ports for name, (_, ports) in blocks.items() if name not in everywhere} == {
+        frozenset({53}),
         frozenset({443}),
         frozenset({5432}),
     }

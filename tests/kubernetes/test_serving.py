@@ -19,6 +19,24 @@ HERE = Path(__file__).parent
 INFRA = HERE.parent.parent / "infra"
 SERVING = INFRA / "serving"
 
+OF_KSERVE = {"minReplicas", "maxReplicas", "containerConcurrency", "timeout"}
+"""Fields of a predictor that are KServe's own; it hands the others to Knative as they are."""
+OF_A_POD = {
+    *("automountServiceAccountToken", "containers", "enableServiceLinks"),
+    *("imagePullSecrets", "serviceAccountName", "volumes"),
+}
+OF_A_CONTAINER = {
+    *("args", "command", "env", "envFrom", "image", "imagePullPolicy", "livenessProbe", "name", "ports"),
+    *("readinessProbe", "resources", "securityContext", "startupProbe", "terminationMessagePath"),
+    *("terminationMessagePolicy", "volumeMounts", "workingDir"),
+}
+OF_A_CONTEXT = {
+    *("allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem"),
+    *("runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile"),
+}
+OF_A_VOLUME = {"name", "configMap", "emptyDir", "projected", "secret"}
+"""What Knative takes of each with its features as they are by default: pkg/apis/serving/fieldmask.go."""
+
 
 @pytest.fixture
 def service():
@@ -58,14 +76,49 @@ def test_the_schema_refuses_what_kserve_would_refuse(service, schema, harm):
 
 def test_the_pod_has_few_rights(service, container):
     predictor = service["spec"]["predictor"]
-    assert predictor["securityContext"]["runAsNonRoot"] and predictor["automountServiceAccountToken"] is False
+    assert predictor["automountServiceAccountToken"] is False
     assert container["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
     assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
-    assert predictor["terminationGracePeriodSeconds"] > GRACE
+
+
+def test_a_pod_that_stops_has_longer_than_its_requests(service):
+    assert service["spec"]["predictor"]["timeout"] > GRACE
+
+
+def refused_by_knative(predictor: dict) -> list[str]:
+    """Fields that Knative's webhook refuses with its features as they are by default."""
+    parts = [(OF_KSERVE | OF_A_POD, predictor), *((OF_A_VOLUME, each) for each in predictor.get("volumes", []))]
+    for each in predictor["containers"]:
+        parts += [(OF_A_CONTAINER, each), (OF_A_CONTEXT, each.get("securityContext", {}))]
+        parts += [({"containerPort", "name", "protocol"}, port) for port in each.get("ports", [])]
+        parts += [({"drop"}, each.get("securityContext", {}).get("capabilities", {}))]
+    return [field for known, part in parts for field in part if field not in known]
+
+
+def test_knative_takes_every_field_of_the_predictor(service):
+    assert refused_by_knative(service["spec"]["predictor"]) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "field"),
+    [
+        (lambda predictor: predictor.update(terminationGracePeriodSeconds=60), "terminationGracePeriodSeconds"),
+        (lambda predictor: predictor.update(securityContext={"fsGroup": 1000}), "securityContext"),
+        (lambda predictor: predictor["containers"][0].update(lifecycle={}), "lifecycle"),
+        (lambda predictor: predictor["volumes"][0].update(hostPath={"path": "/"}), "hostPath"),
+    ],
+)
+def test_what_knative_refuses_is_noticed(service, harm, field: str):
+    harm(service["spec"]["predictor"])
+    assert refused_by_knative(service["spec"]["predictor"]) == [field]
 
 
 def test_credentials_are_there_by_reference_only(container):
