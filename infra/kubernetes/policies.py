@@ -245,8 +245,10 @@ def takes_pod(peer: Manifest, home: str, namespace: str, labels: dict[str, str])
 
 def _peers(spec: Manifest) -> list[Manifest]:
     """The peers of a policy that are pods of our namespaces."""
-    rules = [*spec.get("ingress", []), *spec.get("egress", [])]
-    peers = [peer for rule in rules for peer in [*rule.get("from", []), *rule.get("to", [])] if "podSelector" in peer]
+    rules = [*(spec.get("ingress") or []), *(spec.get("egress") or [])]
+    peers = [
+        peer for rule in rules for peer in [*(rule.get("from") or []), *(rule.get("to") or [])] if "podSelector" in peer
+    ]
     return [peer for peer in peers if "namespaceSelector" not in peer or _ours(peer["namespaceSelector"])]
 
 
