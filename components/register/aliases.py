@@ -88,12 +88,17 @@ class Claim:
 
     def others(self) -> list[str]:
         """The keys of the other claims; those of processes that have ended are cleared away."""
-        claims = self.client.get_registered_model(self.name).tags
-        others = {key: text for key, text in claims.items() if key.startswith(CLAIM) and key != self.key}
-        dead = [key for key, text in others.items() if _is_dead(key, text)]
-        for key in dead:
-            self.client.delete_registered_model_tag(self.name, key)
-        return sorted(set(others) - set(dead))
+        return [key for key in living_claims(self.client, self.name) if key != self.key]
+
+
+def living_claims(client: MlflowClient, name: str) -> list[str]:
+    """The keys of the claims to a model's champion in order; those of processes that have ended are cleared away."""
+    tags = client.get_registered_model(name).tags
+    claims = {key: text for key, text in tags.items() if key.startswith(CLAIM)}
+    dead = [key for key, text in claims.items() if _is_dead(key, text)]
+    for key in dead:
+        client.delete_registered_model_tag(name, key)
+    return sorted(set(claims) - set(dead))
 
 
 @contextmanager

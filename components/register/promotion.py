@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.evaluate.evaluation import Champion, judge_champion
 from components.register import gate
-from components.register.aliases import GATE_TAG, champion, named
+from components.register.aliases import GATE_TAG, champion, living_claims, named
 from components.register.catalogue import RETIRED_TAG
 from components.register.fetch import fetch_version
 from components.register.gate import Rules, Verdict
@@ -68,6 +68,7 @@ def settle(
     name, number = version.name, str(version.version)
     while verdict.promoted:
         if any(event.action == PROMOTED and event.version == number for event in written(client, name)):
+            living_claims(client, name)  # which clears the one away that was left if it was cut short right after
             break
         try:
             crown(client, name, number, over=verdict.over or None, reason=verdict.reason, by="gate")
