@@ -193,7 +193,12 @@ class TestResume:
 
 class TestServerThatRefuses:
     @pytest.mark.parametrize(
-        ("kind", "told"), [("401", "MLFLOW_TRACKING_TOKEN"), ("500", "answers 500"), ("silent", "does not answer")]
+        ("kind", "told"),
+        [
+            ("401", "MLFLOW_TRACKING_TOKEN"),
+            ("500", "answers 500"),
+            pytest.param("silent", "does not answer", marks=pytest.mark.integration),
+        ],
     )
     def test_training_goes_on_and_what_is_lost_is_told(
         self, tmp_path: Path, kind: str, told: str, capfd: pytest.CaptureFixture[str]

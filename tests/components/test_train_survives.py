@@ -85,7 +85,8 @@ def end(process: "subprocess.Popen[str]") -> str:
     return errors
 
 
-@pytest.mark.parametrize("every", [0, pytest.param(4, marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("every", [0, 4])
 def test_a_training_killed_anywhere_ends_with_the_weights_of_one_never_killed(packed, tmp_path, every: int):
     worker = "components.train.worker"
     straight = Settings(CONFIG, "random", 1, packed, tmp_path / "straight")

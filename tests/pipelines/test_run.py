@@ -102,6 +102,7 @@ def test_a_second_run_takes_unchanged_steps_from_the_cache_and_registers_nothing
     assert "version 1" in done.stdout
 
 
+@pytest.mark.integration
 def test_a_scheduled_run_trains_only_when_something_is_new_and_tells_of_its_end(ran):
     folder, _ = ran
     with listening() as (address, posts):
